@@ -1,0 +1,24 @@
+"""Where the x86_64 direct boot puts things in low memory (facts 3.5). Guest-physical addresses."""
+
+from __future__ import annotations
+
+GDT = 0x500
+IDT = 0x520
+ZERO_PAGE = 0x7000
+STACK_TOP = 0x8FF0
+PML4 = 0x9000
+PDPT = 0xA000
+PAGE_DIRECTORY = 0xB000
+COMMAND_LINE = 0x20000
+COMMAND_LINE_ROOM = 0x10000
+EBDA = 0x9FC00
+EBDA_END = 0xA0000
+ACPI_AREA = 0xE0000
+RESERVED_START = 0xD0000
+HIGH_RAM = 0x100000
+RAW_KERNEL = 0x1000000
+INITRD_LIMIT = 0x38000000
+FOUR_GIB = 1 << 32
+
+CODE_SELECTOR_INDEX = 2  # Linux' __BOOT_CS is selector 0x10
+IDENTITY_MAP_SIZE = 1 << 30
