@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from vmm_core.config.record import Record
 
 TYPE_CHECKING = False
@@ -76,6 +78,10 @@ class AccelVm:
 
     def remove_irqfd(self, gsi: int, fd: int) -> None:
         raise NotImplementedError
+
+    def time_ns(self) -> int:
+        """The wall clock that emulated clocks show, in nanoseconds since 1970, UTC."""
+        return time.time_ns()
 
     def close(self) -> None:
         """Release everything; all vCPU threads must have left `run_vcpu`."""

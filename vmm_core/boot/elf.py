@@ -22,7 +22,12 @@ MAX_PROGRAM_HEADERS = 64
 
 def load(fd: int, path: str, memory: GuestMemory) -> tuple[int, int]:
     """Load from a descriptor; returns (physical entry, end of the highest segment)."""
-    return _load(lambda offset, size: os.pread(fd, size, offset), path, memory)
+    length = os.fstat(fd).st_size
+
+    def read(offset: int, size: int) -> bytes:
+        return os.pread(fd, min(size, length - offset), offset) if offset < length else b""
+
+    return _load(read, path, memory)
 
 
 def load_bytes(image: bytes, path: str, memory: GuestMemory) -> tuple[int, int]:

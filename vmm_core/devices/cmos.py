@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PORT, LENGTH = 0x70, 2
 SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR = 0, 2, 4, 6, 7, 8, 9
 STATUS_A, STATUS_B, STATUS_C, STATUS_D, CENTURY = 10, 11, 12, 13, 0x32
@@ -11,7 +15,8 @@ DIVIDER_32KHZ, MODE_24_HOURS, MODE_BINARY, RAM_VALID = 0x26, 0x02, 0x04, 0x80
 
 
 class Cmos:
-    def __init__(self) -> None:
+    def __init__(self, time_ns: Callable[[], int]) -> None:
+        self._time_ns = time_ns
         self._index = 0
         self._memory = bytearray(128)
         self._memory[STATUS_A] = DIVIDER_32KHZ
@@ -33,9 +38,8 @@ class Cmos:
             # The guest's writes to the clock itself are ignored: the host owns the time.
             self._memory[self._index] = value & 0xFF
 
-    @staticmethod
-    def _time() -> dict[int, int]:
-        now = time.gmtime()
+    def _time(self) -> dict[int, int]:
+        now = time.gmtime(self._time_ns() // 1_000_000_000)
         return {
             SECONDS: min(now.tm_sec, 59),
             MINUTES: now.tm_min,

@@ -62,7 +62,7 @@ class Microvm:
         self.pm = acpi_pm.AcpiPm(events.power_off, self._set_sci)
         bus.add(pio=True, base=PM_PORT, length=acpi_pm.LENGTH, device=self.pm)
         bus.add(pio=True, base=reset_port.PORT, length=reset_port.LENGTH, device=reset_port.ResetPort(events.reset))
-        bus.add(pio=True, base=cmos.PORT, length=cmos.LENGTH, device=cmos.Cmos())
+        bus.add(pio=True, base=cmos.PORT, length=cmos.LENGTH, device=cmos.Cmos(vm.time_ns))
 
     def serial_place(self) -> tuple[int, int]:
         """Declare that there is a UART; returns its (port, gsi)."""
