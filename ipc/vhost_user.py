@@ -19,6 +19,7 @@ from ipc.vhost_user_layout import (
     SHMEM_CONFIG,
     SHMEM_MAP,
     U64,
+    UNSPECIFIED,
     UUID,
     VRING_ADDRESS,
     VRING_AREA,
@@ -150,7 +151,7 @@ SET_FEATURES = Message(2, "SET_FEATURES", U64)
 SET_OWNER = Message(3, "SET_OWNER")
 RESET_OWNER = Message(4, "RESET_OWNER")
 SET_MEM_TABLE = Message(5, "SET_MEM_TABLE", MEMORY_TABLE, fds=(0, MAX_TABLE_REGIONS))
-SET_LOG_BASE = Message(6, "SET_LOG_BASE", LOG, fds=(0, 1), reply=U64, reply_gate=LOG_SHMFD)
+SET_LOG_BASE = Message(6, "SET_LOG_BASE", LOG, fds=(0, 1), reply=UNSPECIFIED, reply_gate=LOG_SHMFD)
 SET_LOG_FD = Message(7, "SET_LOG_FD", fds=(1, 1))
 SET_VRING_NUM = Message(8, "SET_VRING_NUM", VRING_STATE, index=INDEX_FIELD)
 SET_VRING_ADDR = Message(9, "SET_VRING_ADDR", VRING_ADDRESS, index=INDEX_FIELD)

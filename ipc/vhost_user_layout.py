@@ -109,21 +109,27 @@ class TailLayout(Layout):
 
 
 class OpaqueLayout(Layout):
-    """Bytes that only the device understands. Value: the bytes."""
+    """Up to `limit` bytes that mean nothing here. Value: the bytes."""
 
-    __slots__ = ()
+    __slots__ = ("limit",)
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(name)
+        self.limit = limit
 
     def pack(self, *values: Any) -> bytes:
         return bytes(values[0])
 
     def unpack(self, payload: bytes) -> tuple[Any, ...]:
+        if not self.fits(len(payload)):
+            raise WireError(f"payload of {len(payload)} bytes, at most {self.limit} ({self.name})")
         return (payload,)
 
     def fits(self, size: int) -> bool:
-        return 0 <= size <= 4096
+        return 0 <= size <= self.limit
 
     def sizes(self) -> str:
-        return "up to 4096"
+        return f"<= {self.limit}"
 
 
 def _code(kind: str) -> str:
@@ -180,4 +186,5 @@ SHMEM_MAP = Layout(
     ("u64", "length"),
     ("u64", "flags"),
 )
-OPAQUE = OpaqueLayout("device-specific")
+OPAQUE = OpaqueLayout("device-specific", 4096)
+UNSPECIFIED = OpaqueLayout("unspecified, not looked at", 16)  # peers differ in what they answer

@@ -1,0 +1,62 @@
+"""The backend's own requests to the front-end (vhost-user: SET_BACKEND_REQ_FD), served by the main loop.
+
+Nothing here waits: a backend that dribbles bytes, floods or never reads its answers cannot hold the main loop.
+"""
+
+from __future__ import annotations
+
+from ipc import vhost_user as wire
+from ipc.connection import NEED_REPLY, REPLY, Connection
+from ipc.errors import WireError
+from ipc.fds import pair
+from ipc.vhost_user_layout import U64
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ipc.connection import Frame
+
+MAX_REQUESTS = 64  # in one go; the rest waits for the loop's next round
+FAILED = 1
+
+
+class BackendChannel:
+    """Our end of the channel; takes ownership of the descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._connection = Connection(fd)
+
+    @classmethod
+    def create(cls) -> tuple[BackendChannel, int]:
+        """Return a channel and the descriptor of the backend's end, which the caller closes once it is sent."""
+        ours, theirs = pair()
+        return cls(ours), theirs
+
+    def fileno(self) -> int:
+        return self._connection.fileno()
+
+    def serve(self) -> bool:
+        """Answer what has come in; return whether the configuration changed. WireError: the channel is of no more use."""
+        changed = False
+        for _ in range(MAX_REQUESTS):
+            frame = self._connection.receive_now()
+            if frame is None:
+                break
+            try:
+                understood = self._understood(frame)
+            finally:
+                frame.close()
+            changed |= understood
+            if frame.flags & NEED_REPLY:
+                answer = U64.pack(0 if understood else FAILED)
+                self._connection.send(frame.request, REPLY, answer, timeout=0)
+        return changed
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _understood(self, frame: Frame) -> bool:
+        """CONFIG_CHANGE is the only request that our protocol features allow; all others are answered "failed"."""
+        if frame.flags & REPLY:
+            raise WireError("the backend sent an answer that nobody asked for")
+        message = wire.BACKEND_CONFIG_CHANGE
+        return frame.request == message.id and message.payload.fits(len(frame.payload)) and not frame.fds

@@ -1,0 +1,242 @@
+"""A virtio device whose back half is another process behind a vhost-user socket, our own or a foreign one.
+
+Transports call from vCPU threads, the main loop serves `channel_fd`. A call waits for the backend at most `timeout`
+seconds per answer (draining a ring: DRAIN_TIMEOUT). A backend that dies, lies or is too slow costs DeviceBroken and one
+`on_broken`; `attach` with a new socket and a reset by the driver make the device usable again.
+"""
+
+from __future__ import annotations
+
+from ipc import vhost_user as wire
+from ipc.errors import WireError
+from vmm_core import log
+from vmm_core.vhost import rings
+from vmm_core.vhost.link import BackendLink
+from vmm_core.vhost.user import DRAIN_TIMEOUT, REPLY_TIMEOUT, Refused, Session
+from vmm_core.virtio.device import DRIVER_OK, F_VERSION_1, ID_BLOCK, VirtioDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vmm_core.memory.table import RamRegion
+    from vmm_core.vhost.dirty_log import DirtyLog
+    from vmm_core.virtio.device import QueueSetup
+
+CONFIG_SIZES = {1: 12, ID_BLOCK: 60}  # bytes of configuration space to ask for: backends refuse more than they have
+BLK_NUM_QUEUES = slice(34, 36)  # in virtio-blk's configuration the backend says its own number, not this device's
+
+
+class VhostUserDevice(VirtioDevice):
+    """The front half of one vhost-user device; it may exist long before its backend: calls wait for `attach`.
+
+    `wanted_features` bounds what the guest is offered. With `needs_dirty_log` the backend must log there every write to
+    guest memory. `on_config_change` runs on the thread of `on_channel_readable`; `on_broken(reason)` on any thread,
+    possibly with locks held, so that neither may call back into the device.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        virtio_id: int,
+        queue_sizes: tuple[int, ...],
+        memory: Sequence[RamRegion],
+        *,
+        needs_dirty_log: DirtyLog | None,
+        wanted_features: int,
+        on_config_change: Callable[[], None],
+        on_broken: Callable[[str], None],
+        timeout: float = REPLY_TIMEOUT,
+    ) -> None:
+        self.name = name
+        self.virtio_id = virtio_id
+        self.queue_sizes = queue_sizes
+        self._memory = tuple(memory)
+        self._dirty_log = needs_dirty_log
+        self._wanted = wanted_features & ~wire.VHOST_FEATURES
+        self._on_config_change = on_config_change
+        self._link = BackendLink(
+            name,
+            dirty_log=needs_dirty_log is not None,
+            timeout=timeout,
+            check=self._check_offer,
+            on_config_change=self._config_changed,
+            on_broken=on_broken,
+        )
+        self._config_size = CONFIG_SIZES.get(virtio_id, 0)
+        self._config: bytes | None = None
+        self._config_changes = self._config_seen = 0
+        self._told: Session | None = None  # the session that knows of guest memory and the dirty log
+        self._inflight: rings.Inflight | None = None
+        self._driver_features: int | None = None  # None: not chosen yet
+        self._active: list[int] = []
+        self._status = 0
+
+    def attach(self, sock_fd: int) -> None:
+        """Take a connected vhost-user socket; never waits. Replaces an earlier backend. From any thread."""
+        self._link.attach(sock_fd)
+
+    def prepare(self) -> None:
+        """Wait for the backend and greet it now instead of at the guest's first access; DeviceBroken says why not."""
+        with self._link.lock:
+            self._link.ready()
+
+    def fail(self, reason: str) -> None:
+        """The backend is known to be dead or unwanted: end every wait, lose the device. Never waits. From any thread."""
+        self._link.fail(reason)
+
+    def channel_fd(self) -> int:
+        """Poll this for readability in the main loop; the same descriptor for the device's whole life."""
+        return self._link.fileno()
+
+    def on_channel_readable(self) -> None:
+        """Deal with the backend's requests, its end, and rings that it reports as broken. Never waits."""
+        self._link.serve()
+
+    def set_memory(self, memory: Sequence[RamRegion]) -> None:
+        """Guest memory was added or removed, rings may run; DeviceBroken when the backend cannot follow."""
+        with self._link.lock:
+            old, self._memory = self._memory, tuple(memory)
+            session = self._link.established()
+            if session is not None and session is self._told:
+                self._link.talk(lambda session: rings.change_memory(session, old, self._memory))
+
+    def close(self) -> None:
+        """Free everything, ending the waits of other threads first; nothing may be called afterwards."""
+        self._link.close()
+        self._drop_inflight()
+
+    def device_features(self) -> int:
+        with self._link.lock:
+            return self._link.ready().features & self._wanted
+
+    def set_driver_features(self, features: int) -> None:
+        with self._link.lock:
+            self._driver_features = features
+            self._link.talk(self._send_features)
+
+    def read_config(self, offset: int, length: int) -> bytes:
+        with self._link.lock:
+            config = self._config
+            if config is None or self._config_seen != self._config_changes:
+                self._config_seen = self._config_changes
+                self._config = config = self._link.talk(self._fetch_config)
+        return config[offset : offset + length].ljust(length, b"\0") if offset >= 0 else bytes(length)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Pass the write on; what the backend refuses (a read-only field) is logged and without effect."""
+        with self._link.lock:
+            if 0 <= offset <= self._config_size - len(data):
+                self._link.talk(lambda session: self._send_config(session, offset, data))
+
+    def set_status(self, status: int) -> None:
+        """Tell the backend, if it wants to know; DRIVER_OK only once its rings are set up."""
+        with self._link.lock:
+            self._status = status
+            if self._link.established() is not None:
+                self._link.talk(lambda session: self._send_status(session, status & ~DRIVER_OK))
+
+    def activate(self, queues: list[QueueSetup]) -> None:
+        with self._link.lock:
+            self._link.talk(lambda session: self._start(session, queues))
+
+    def reset(self) -> None:
+        """Stop the rings and return to before feature negotiation; a device without backend is simply forgotten."""
+        with self._link.lock:
+            session = self._link.established()
+            try:
+                if session is not None and self._driver_features is not None:
+                    self._stop(session)
+            except WireError as error:
+                self._link.fail(str(error))
+            finally:
+                self._forget_driver()
+                self._drop_inflight()
+
+    # Below: with the link's lock held, except `_config_changed`.
+
+    def _check_offer(self, session: Session) -> None:
+        """Refuse at once a backend that cannot do what this machine needs, with a reason that names it."""
+        if not session.features >> F_VERSION_1 & 1:
+            raise WireError("the backend offers no VIRTIO_F_VERSION_1")
+        if session.max_queues is not None and session.max_queues < len(self.queue_sizes):
+            raise WireError(f"the backend has {session.max_queues} queues, this device {len(self.queue_sizes)}")
+        if self.virtio_id == ID_BLOCK and not session.has(wire.CONFIG_SPACE):
+            raise WireError("the backend offers no configuration space (protocol feature CONFIG)")
+        if self._dirty_log and not (session.has(wire.LOG_SHMFD) and session.features >> wire.F_LOG_ALL & 1):
+            raise WireError("the backend keeps no dirty log (LOG_SHMFD, VHOST_F_LOG_ALL), which the software CPU needs")
+        self._config = None
+
+    def _config_changed(self) -> None:
+        """On the main loop, the only one who counts: no lock, as that may be held for seconds."""
+        self._config_changes += 1
+        self._on_config_change()
+
+    def _fetch_config(self, session: Session) -> bytes:
+        if not self._config_size or not session.has(wire.CONFIG_SPACE):
+            return b""
+        config = bytearray(session.read_config(self._config_size))
+        if self.virtio_id == ID_BLOCK:
+            config[BLK_NUM_QUEUES] = len(self.queue_sizes).to_bytes(2, "little")
+        return bytes(config)
+
+    def _send_config(self, session: Session, offset: int, data: bytes) -> None:
+        if not session.has(wire.CONFIG_SPACE):
+            return
+        try:
+            session.post(wire.SET_CONFIG, offset, len(data), wire.CONFIG_WRITABLE, data)
+            session.settle()
+        except Refused as error:
+            log.warn(f"{self.name}: write to configuration space at {offset:#x}: {error}")
+        self._config = None
+
+    def _send_features(self, session: Session) -> None:
+        features = (self._driver_features or 0) | session.features & wire.bits(wire.F_PROTOCOL_FEATURES)
+        if self._dirty_log is not None:
+            features |= wire.bits(wire.F_LOG_ALL)
+        session.post(wire.SET_FEATURES, features)
+        session.settle()
+
+    def _send_status(self, session: Session, status: int) -> None:
+        if session.has(wire.STATUS):
+            session.post(wire.SET_STATUS, status)
+
+    def _start(self, session: Session, queues: list[QueueSetup]) -> None:
+        if session is not self._told:
+            rings.send_memory(session, self._memory)
+            if self._dirty_log is not None:
+                rings.send_dirty_log(session, self._dirty_log)
+            self._told = session
+        if queues and session.has(wire.INFLIGHT_SHMFD):
+            self._prepare_inflight(session, queues)
+        base = rings.first_base(self._driver_features or 0)
+        for queue in queues:
+            self._active.append(queue.index)
+            rings.start_ring(session, queue, base, self._link.error_fd, log=self._dirty_log is not None)
+        self._send_status(session, self._status)
+        session.synchronize()
+
+    def _prepare_inflight(self, session: Session, queues: list[QueueSetup]) -> None:
+        self._drop_inflight()
+        count = max(queue.index for queue in queues) + 1
+        self._inflight = rings.get_inflight(session, count, max(queue.size for queue in queues))
+        if self._inflight is not None:
+            rings.send_inflight(session, self._inflight)
+
+    def _stop(self, session: Session) -> None:
+        for index in self._active:
+            rings.stop_ring(session, index, DRAIN_TIMEOUT)
+        if session.has(wire.RESET):
+            session.post(wire.RESET_DEVICE)
+        self._send_status(session, 0)
+        session.synchronize()
+
+    def _forget_driver(self) -> None:
+        self._driver_features = None
+        self._active = []
+        self._status = 0
+
+    def _drop_inflight(self) -> None:
+        if self._inflight is not None:
+            self._inflight.close()
+            self._inflight = None

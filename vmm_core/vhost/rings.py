@@ -1,0 +1,137 @@
+"""What a backend must be told before it may touch guest memory: memory table, dirty log, inflight region, rings."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ipc import vhost_user as wire
+from ipc.errors import WireError
+from ipc.fds import close_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vmm_core.memory.table import RamRegion
+    from vmm_core.vhost.dirty_log import DirtyLog
+    from vmm_core.vhost.user import Session
+    from vmm_core.virtio.device import QueueSetup
+
+USER_ADDRESS_BASE = 1 << 46  # "user address" = guest-physical + this: a mere key, so our own addresses leak to nobody
+MAX_INFLIGHT = 64 << 20  # bytes; the largest honest region is below 32 MiB (256 queues of 32768 at 24 bytes is hostile)
+F_RING_PACKED = 34
+PACKED_START = 1 << 15  # index 0, wrap counter 1
+
+
+class Inflight:
+    """The region in which a backend notes requests in flight; it outlives the backend. Sizes in bytes."""
+
+    def __init__(self, fd: int, size: int, offset: int, queues: int, queue_size: int) -> None:
+        self.fd = fd
+        self.size = size
+        self.offset = offset
+        self.queues = queues
+        self.queue_size = queue_size
+
+    def close(self) -> None:
+        close_all((self.fd,))
+        self.fd = -1
+
+
+def user_address(gpa: int) -> int:
+    """The address by which backends are told of guest-physical `gpa`."""
+    return gpa + USER_ADDRESS_BASE
+
+
+def send_memory(session: Session, regions: Sequence[RamRegion]) -> None:
+    """Tell the backend all of guest memory, in slots where it has them; WireError when it cannot hold it."""
+    limit = session.max_regions if session.has(wire.CONFIGURE_MEM_SLOTS) else wire.MAX_TABLE_REGIONS
+    if limit is not None and len(regions) > limit:
+        raise WireError(f"the backend holds {limit} memory regions, this machine has {len(regions)}")
+    if session.has(wire.CONFIGURE_MEM_SLOTS):
+        for region in regions:
+            session.post(wire.ADD_MEM_REG, *_describe(region), fds=(region.fd,))
+    else:
+        session.post(wire.SET_MEM_TABLE, [_describe(region) for region in regions], fds=[r.fd for r in regions])
+    session.synchronize()
+
+
+def change_memory(session: Session, old: Sequence[RamRegion], new: Sequence[RamRegion]) -> None:
+    """Tell the backend of added and removed memory, while rings run."""
+    if not session.has(wire.CONFIGURE_MEM_SLOTS):
+        send_memory(session, new)
+        return
+    for region in old:
+        if region not in new:
+            session.post(wire.REM_MEM_REG, *_describe(region))
+    for region in new:
+        if region not in old:
+            session.post(wire.ADD_MEM_REG, *_describe(region), fds=(region.fd,))
+    session.synchronize()
+
+
+def send_dirty_log(session: Session, log: DirtyLog) -> None:
+    """Hand the dirty log over; returns when the backend uses it."""
+    session.call(wire.SET_LOG_BASE, log.size, 0, fds=(log.fd,))
+
+
+def get_inflight(session: Session, queues: int, queue_size: int) -> Inflight | None:
+    """Ask the backend for a region to track requests in flight; None: it wants none."""
+    answer, fds = session.call_with_fds(wire.GET_INFLIGHT_FD, 0, 0, queues, queue_size)
+    size, offset = answer[:2]
+    try:
+        if not fds or not size:
+            return None
+        status = os.fstat(fds[0])
+        if size > MAX_INFLIGHT or not stat.S_ISREG(status.st_mode) or offset + size > status.st_size:
+            raise WireError(f"the backend's inflight region of {size} bytes at {offset} is not in its file")
+        return Inflight(fds.pop(), size, offset, queues, queue_size)
+    finally:
+        close_all(fds)
+
+
+def send_inflight(session: Session, region: Inflight) -> None:
+    """Give the region (back) to the backend, before its rings start."""
+    values = (region.size, region.offset, region.queues, region.queue_size)
+    session.post(wire.SET_INFLIGHT_FD, *values, fds=(region.fd,))
+
+
+def start_ring(session: Session, queue: QueueSetup, base: int, error_fd: int, *, log: bool) -> None:
+    """Set one ring up and start it. `base` is where it goes on (`first_base` for a new one)."""
+    index = queue.index
+    session.post(wire.SET_VRING_NUM, index, queue.size)
+    session.post(wire.SET_VRING_BASE, index, base)
+    session.post(
+        wire.SET_VRING_ADDR,
+        index,
+        wire.VRING_F_LOG if log else 0,
+        user_address(queue.descriptors),
+        user_address(queue.device_area),
+        user_address(queue.driver_area),
+        queue.device_area if log else 0,
+    )
+    session.post(wire.SET_VRING_ERR, index, fds=(error_fd,))
+    session.post(wire.SET_VRING_CALL, index, fds=(queue.call_fd,))
+    session.post(wire.SET_VRING_KICK, index, fds=(queue.kick_fd,))
+    if session.features >> wire.F_PROTOCOL_FEATURES & 1:
+        session.post(wire.SET_VRING_ENABLE, index, 1)
+
+
+def stop_ring(session: Session, index: int, timeout: float) -> int:
+    """Stop one ring, let its requests finish, and return where it would go on."""
+    if session.features >> wire.F_PROTOCOL_FEATURES & 1:
+        session.post(wire.SET_VRING_ENABLE, index, 0)
+    answered, base = session.call(wire.GET_VRING_BASE, index, 0, timeout=timeout)
+    if answered != index:
+        raise WireError(f"the backend stopped ring {answered} instead of {index}")
+    return int(base)
+
+
+def first_base(features: int) -> int:
+    """The base of a ring that the driver has just set up."""
+    return PACKED_START | PACKED_START << 16 if features >> F_RING_PACKED & 1 else 0
+
+
+def _describe(region: RamRegion) -> tuple[int, int, int, int]:
+    return region.gpa, region.size, user_address(region.gpa), region.offset
