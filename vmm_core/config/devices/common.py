@@ -15,7 +15,7 @@ MMIO_PLACE = (
     Key("addr", PCI_ADDRESS, "slot and function on the bus (standard machines)"),
     Key("multifunction", BOOL, "the slot holds several functions (standard machines)", False),
 )
-PCI_MMIO_PLACE = (
+PCI_PLACE = (
     DEVICE_ID,
     Key("bus", ID, "PCI bus, such as pcie.0", required=True),
     Key("addr", PCI_ADDRESS, "slot and function on the bus", required=True),
