@@ -35,9 +35,10 @@ class DeviceError(Exception):
 
 
 class Device(ABC):
-    """One virtio device behind a vhost-user server. `features` includes no vhost-user bits (26, 30): the server adds them.
+    """One virtio device behind a vhost-user server.
 
-    `protocol_features` are the bits beyond what the server itself provides (see `server.SERVER_PROTOCOL_FEATURES`).
+    `features` includes no vhost-user bits (26, 30): the server adds them. `protocol_features` are the bits beyond what
+    the server itself provides (`session_state.SERVER_PROTOCOL_FEATURES`), e.g. INFLIGHT_SHMFD.
     """
 
     name: str = "device"
@@ -46,7 +47,7 @@ class Device(ABC):
     num_queues: int = 1
     max_queue_size: int = 1024
     config_change_notifier: Callable[[], None] | None = None
-    """Set by the server while a session can carry CONFIG_CHANGE. Thread-safe, never blocks, may be called at any time."""
+    """Set by the server while a session can carry CONFIG_CHANGE; never waits, may be called from any thread."""
 
     @abstractmethod
     def set_features(self, acked: int) -> None:
@@ -55,12 +56,15 @@ class Device(ABC):
         Comes again with bit 26 toggled while rings run: logging starts or stops at once.
         """
 
-    def set_protocol_features(self, acked: int) -> None:
+    def set_protocol_features(self, acked: int) -> None:  # noqa: B027 - most devices need not know
         """Protocol features the front-end acknowledged."""
 
     @abstractmethod
     def add_region(self, gpa: int, size: int, user_address: int, fd: int, offset: int) -> None:
-        """Map `size` bytes of `fd` from `offset` (all bytes); the server saw to it that nothing overlaps."""
+        """Map `size` bytes of `fd` from `offset` (whole pages of 4 KiB); the server saw to it that nothing overlaps.
+
+        On hugetlbfs a mapping begins at a multiple of the file's st_blksize, so map from below `offset` there.
+        """
 
     @abstractmethod
     def remove_region(self, gpa: int, size: int, user_address: int) -> None:
@@ -140,12 +144,12 @@ class Device(ABC):
         os.close(fd)
         raise DeviceError(f"{self.name} keeps no inflight region")
 
-    def set_status(self, status: int) -> None:
+    def set_status(self, status: int) -> None:  # noqa: B027 - most devices need not know
         """The driver's device status byte (VIRTIO 2.1), when the STATUS protocol feature is acknowledged."""
 
     @abstractmethod
     def reset(self) -> None:
-        """RESET_DEVICE: stop all rings, forget ring state, driver features; keep memory regions, log and descriptors."""
+        """RESET_DEVICE: stop all rings, forget ring state and driver features; keep memory regions and the log."""
 
     @abstractmethod
     def end_session(self) -> None:

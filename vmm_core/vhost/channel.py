@@ -35,7 +35,7 @@ class BackendChannel:
         return self._connection.fileno()
 
     def serve(self) -> bool:
-        """Answer what has come in; return whether the configuration changed. WireError: the channel is of no more use."""
+        """Answer what has come in; return whether the configuration changed. WireError: the channel is useless now."""
         changed = False
         for _ in range(MAX_REQUESTS):
             frame = self._connection.receive_now()

@@ -82,7 +82,7 @@ class VhostUserDevice(VirtioDevice):
             self._link.ready()
 
     def fail(self, reason: str) -> None:
-        """The backend is known to be dead or unwanted: end every wait, lose the device. Never waits. From any thread."""
+        """The backend is dead or unwanted: end every wait, lose the device. Never waits. From any thread."""
         self._link.fail(reason)
 
     def channel_fd(self) -> int:
