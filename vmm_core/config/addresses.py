@@ -139,6 +139,7 @@ class ListenAddress(Kind):
 
     expects = "unix:PATH (at most 107 bytes) or tcp:IP:PORT"
     metavar = "unix:PATH|tcp:IP:PORT"
+    completions = ("unix:", "tcp:")
 
     def read(self, text: str) -> tuple[str, str | None, str | None, int | None]:
         scheme, colon, rest = text.partition(":")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vmm_core.config.checks import check_combinations, check_host
+from vmm_core.config.checks import check_combinations, check_host, check_listeners
 from vmm_core.config.devices.place import place, records
 from vmm_core.config.draft import Draft
 from vmm_core.config.kinds import quote
@@ -33,6 +33,7 @@ def build(occurrences: Iterable[Occurrence]) -> VmConfig:
     rootless = not (draft.chardevs or draft.drives or "initrd" in draft.scalars)
     check_combinations(draft)
     Resolver(draft).resolve()
+    check_listeners(draft)
     _refuse_unbuilt(draft)
     config = _assemble(draft)
     check_host(config, rootless)

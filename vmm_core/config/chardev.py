@@ -1,4 +1,4 @@
-"""`-chardev` and `-serial` (facts 1.7; the user's document, "chardev Configuration" and "Serial Port Configuration")."""
+"""`-chardev` and `-serial` (facts 1.7; the user's document, "chardev" and "Serial Port Configuration")."""
 
 from __future__ import annotations
 

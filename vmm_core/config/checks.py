@@ -59,6 +59,18 @@ def _check_drives(draft: Draft) -> None:
                 raise VmmError(f"-drive {quote(drive.id)}: machine microvm takes format=raw only")
 
 
+def check_listeners(draft: Draft) -> None:
+    """Two listeners on one path: the second would take the first one's socket away."""
+    paths = [monitor.path for monitor in draft.monitors] + [
+        chardev.path for chardev in draft.chardevs if chardev.kind == "socket" and chardev.server
+    ]
+    seen: set[str] = set()
+    for path in paths:
+        if path is not None and path in seen:
+            raise VmmError(f"the socket {quote(path)} is asked for twice")
+        seen.add(path or "")
+
+
 def check_host(config: VmConfig, rootless: bool) -> None:
     """Files that must exist or must not; `rootless`: nothing on the line could hold a root file system."""
     testing = config.machine.accel == "test"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-_UNITS = {"k": KIB, "m": MIB, "g": GIB}
+_UNITS = {"K": KIB, "k": KIB, "M": MIB, "m": MIB, "G": GIB, "g": GIB}
 _MAX_DIGITS = 20  # any 64-bit number; more digits would only cost time
 
 
@@ -48,11 +48,11 @@ def decimal_or_hex(text: str) -> int | None:
 
 
 class Kind:
-    """One type of value: `expects` completes the sentence "expected ..."; `choices` feed completion."""
+    """One type of value: `expects` completes the sentence "expected ..."; `completions` are words a shell may offer."""
 
     expects = "a value"
     metavar = "VALUE"
-    choices: tuple[str, ...] = ()
+    completions: tuple[str, ...] = ()
 
     def read(self, text: str) -> Any:
         """Return the value that `text` stands for, or raise Invalid."""
@@ -79,12 +79,12 @@ class Choice(Kind):
     def __init__(self, words: dict[str, Any], *, any_case: bool = False, expects: str = "", metavar: str = "") -> None:
         self._words = words
         self._any_case = any_case
-        self.choices = tuple(words)
         self.expects = expects or f"one of {', '.join(words)}"
         self.metavar = metavar or "|".join(words)
+        self.completions = tuple(self.metavar.split("|"))
 
     def read(self, text: str) -> Any:
-        word = text.lower() if self._any_case else text
+        word = text.lower() if self._any_case and text.isascii() else text
         if word not in self._words:
             raise Invalid(self.expects)
         return self._words[word]
@@ -129,7 +129,7 @@ class Size(Kind):
         self.expects = f"a size from {show_size(low)} to {show_size(high)}, in MiB or with a suffix K, M or G"
 
     def read(self, text: str) -> int:
-        unit = _UNITS.get(text[-1:].lower())
+        unit = _UNITS.get(text[-1:])
         number = decimal(text[:-1] if unit else text)
         if number is None:
             raise Invalid(self.expects)

@@ -19,7 +19,7 @@ QMP = Body(
         Key("address", LISTEN_ADDRESS, "where to listen", required=True),
         Key("server", FLAG, "must be given: the VM listens", required=True),
         Key("nowait", FLAG, "must be given: the VM starts without a client", required=True),
-        Key("iothread", ID, "id of an iothread object"),
+        Key("iothread", ID, "id of an iothread object; checked only, QMP never waits for device I/O"),
     ),
     first="address",
 )

@@ -21,6 +21,7 @@ class StateUri(Kind):
 
     expects = "file:DIR, unix:PATH or tcp:IPv4:PORT"
     metavar = "file:DIR|unix:PATH|tcp:IPv4:PORT"
+    completions = ("file:", "unix:", "tcp:")
 
     def read(self, text: str) -> tuple[str, str]:
         scheme, colon, rest = text.partition(":")

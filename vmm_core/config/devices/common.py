@@ -7,8 +7,8 @@ from vmm_core.config.kinds import BOOL, ID, Integer
 from vmm_core.config.table import Body, Key
 
 DEVICE_ID = Key("id", ID, "name of the device")
-# MMIO drivers read the PCI keys too: on a standard machine they make the driver its PCI twin, elsewhere they are refused
-# with the reason.
+# MMIO drivers read the PCI keys too: on a standard machine they make the driver its PCI twin, elsewhere they are
+# refused with the reason.
 MMIO_PLACE = (
     DEVICE_ID,
     Key("bus", ID, "PCI bus, such as pcie.0 (standard machines)"),

@@ -1,4 +1,4 @@
-"""Where devices may sit, how many there may be, and the records of those that are built (facts 1.8; the user's document)."""
+"""Where devices may sit, how many there may be, and the records of those that are built (facts 1.8)."""
 
 from __future__ import annotations
 
