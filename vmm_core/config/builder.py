@@ -7,7 +7,7 @@ import os
 from vmm_core.config.checks import check_combinations, check_host, check_listeners
 from vmm_core.config.devices.place import place, records
 from vmm_core.config.draft import Draft
-from vmm_core.config.kinds import quote
+from vmm_core.config.kinds import shown
 from vmm_core.config.records import BootConfig, MemoryConfig, VmConfig
 from vmm_core.config.references import Resolver
 from vmm_core.config.table import read_value
@@ -52,7 +52,7 @@ def _read(draft: Draft, option: Option, values: list[str]) -> None:
             else:
                 draft.scalars[option.name] = read_value(option.name, option.kind, text)
         except VmmError as error:
-            raise VmmError(f"Add args {quote(text)} error.") from VmmError(f"-{option.name}: {error}")
+            raise VmmError(f'Add args "{shown(text)}" error.') from VmmError(f"-{option.name}: {error}")
     if not option.built:
         draft.unbuilt.append(f"-{option.name}")
 

@@ -23,11 +23,16 @@ class Invalid(Exception):
     """A value that its kind refuses; the message says what would be accepted."""
 
 
-def quote(text: str) -> str:
-    """Return `text` in quotes, safe to print: control characters escaped, long values cut."""
+def shown(text: str) -> str:
+    """Return `text` safe to print: control characters escaped, long values cut."""
     if len(text) > 120:
         text = text[:120] + "..."
-    return f"'{text}'" if text.isprintable() else ascii(text)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def quote(text: str) -> str:
+    """Return `text` in quotes, safe to print."""
+    return f"'{shown(text)}'"
 
 
 def decimal(text: str) -> int | None:
@@ -157,14 +162,16 @@ class Text(Kind):
 
 
 class Path(Kind):
-    """A path of at most `high` bytes; relative ones are made absolute, because a daemon changes its directory."""
+    """A path of at most `high` bytes; relative ones are made absolute, because a daemon changes its directory.
+
+    One that would grow beyond `high` that way stays relative: `sun_path` is short, and the directory may be deep.
+    """
 
     metavar = "PATH"
 
-    def __init__(self, high: int = 4096, *, must_be_absolute: bool = False, make_absolute: bool = True) -> None:
+    def __init__(self, high: int = 4096, *, must_be_absolute: bool = False) -> None:
         self._high = high
         self._must_be_absolute = must_be_absolute
-        self._make_absolute = make_absolute
         self.expects = f"{'an absolute' if must_be_absolute else 'a'} path of 1 to {high} bytes"
 
     def read(self, text: str) -> str:
@@ -174,7 +181,8 @@ class Path(Kind):
             return text
         if self._must_be_absolute:
             raise Invalid(self.expects)
-        return _absolute(text) if self._make_absolute else text
+        full = _absolute(text)
+        return full if len(os.fsencode(full)) <= self._high else text
 
 
 def _absolute(path: str) -> str:
@@ -202,4 +210,4 @@ DISCARD = Choice(
 TEXT = Text(1, 255)
 ID = Text(1, 255, "ID")
 PATH = Path()
-SOCKET_PATH = Path(107, make_absolute=False)  # sun_path holds 108 bytes with its terminator
+SOCKET_PATH = Path(107)  # sun_path holds 108 bytes with its terminator
