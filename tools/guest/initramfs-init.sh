@@ -29,7 +29,8 @@ serve() {
     if [ "$console" = commands ]; then
         stty -echo
         echo "STRATOCELL ready"
-        sh -s
+        # Line by line through a pipe: a shell on a terminal would prompt.
+        while IFS= read -r line; do printf '%s\n' "$line"; done | sh -s
     else
         setsid cttyhack sh
     fi

@@ -30,7 +30,8 @@ case $console in
     commands)
         stty -echo
         echo "STRATOCELL ready"
-        sh -s
+        # Line by line through a pipe: a shell on a terminal would prompt.
+        while IFS= read -r line; do printf '%s\n' "$line"; done | sh -s
         ;;
     *)
         echo
