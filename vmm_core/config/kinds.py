@@ -109,7 +109,7 @@ class Integer(Kind):
     metavar = "N"
 
     def __init__(self, low: int, high: int, *, hexadecimal: bool = False, power_of_two: bool = False) -> None:
-        self._low, self._high = low, high
+        self.limits = low, high
         self._convert = decimal_or_hex if hexadecimal else decimal
         self._power_of_two = power_of_two
         shape = "a power of two" if power_of_two else "a whole number"
@@ -117,7 +117,7 @@ class Integer(Kind):
 
     def read(self, text: str) -> int:
         value = self._convert(text)
-        if value is None or not self._low <= value <= self._high:
+        if value is None or not self.limits[0] <= value <= self.limits[1]:
             raise Invalid(self.expects)
         if self._power_of_two and value & (value - 1):
             raise Invalid(self.expects)
@@ -175,14 +175,22 @@ class Path(Kind):
         self.expects = f"{'an absolute' if must_be_absolute else 'a'} path of 1 to {high} bytes"
 
     def read(self, text: str) -> str:
-        if not text or len(os.fsencode(text)) > self._high:
+        if not 0 < _encoded_length(text) <= self._high or "\0" in text:
             raise Invalid(self.expects)
         if text[0] == "/":
             return text
         if self._must_be_absolute:
             raise Invalid(self.expects)
         full = _absolute(text)
-        return full if len(os.fsencode(full)) <= self._high else text
+        return full if _encoded_length(full) <= self._high else text
+
+
+def _encoded_length(text: str) -> int:
+    """Bytes of a path; -1 for text that no path can be (lone surrogates, which JSON can spell)."""
+    try:
+        return len(os.fsencode(text))
+    except UnicodeEncodeError:
+        return -1
 
 
 def _absolute(path: str) -> str:
