@@ -47,7 +47,9 @@ def lock_image(fd: int, what: str, *, exclusive: bool) -> None:
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             other = "in use" if exclusive else "being written"
-            raise VmmError(f"{what}: is {other} by another process (its lock is held); stop that one or use readonly=on") from error
+            raise VmmError(
+                f"{what}: is {other} by another process (its lock is held); stop that one or use readonly=on"
+            ) from error
         raise VmmError(f"{what}: cannot be locked: {error.strerror}") from error
 
 

@@ -107,7 +107,7 @@ class Vcpus:
         for vcpu in self._vcpus:
             self._vm.kick(vcpu.index)
         deadline = monotonic() + limit
-        return all([vcpu.finished.acquire(timeout=max(0.0, deadline - monotonic())) for vcpu in self._vcpus])
+        return all(vcpu.finished.acquire(timeout=max(0.0, deadline - monotonic())) for vcpu in self._vcpus)
 
     def _thread(self, vcpu: _Vcpu) -> None:
         vcpu.thread_id = get_native_id()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -69,7 +70,8 @@ class Driver:
 
     def access(self, offset: int, size: int, value: int | None = None) -> int:
         access = ffi.new(
-            "struct sc_access *", {"address": BASE + offset, "data": value or 0, "size": size, "is_write": value is not None}
+            "struct sc_access *",
+            {"address": BASE + offset, "data": value or 0, "size": size, "is_write": value is not None},
         )
         if not lib.sc_bus_access(self.bus.handle, access):
             self.bus.access(access)
@@ -104,7 +106,7 @@ class Driver:
 
 
 @pytest.fixture
-def driver():
+def driver() -> Iterator[Driver]:
     driver = Driver()
     yield driver
     driver.transport.close()
@@ -221,7 +223,10 @@ def test_a_backend_that_fails_to_start_a_queue_shows_as_needing_a_reset(driver: 
 @settings(max_examples=150, deadline=None)
 @given(
     accesses=st.lists(
-        st.tuples(st.integers(0, 0x1FF), st.sampled_from([1, 2, 4, 8]), st.one_of(st.none(), st.integers(0, (1 << 64) - 1))), max_size=60
+        st.tuples(
+            st.integers(0, 0x1FF), st.sampled_from([1, 2, 4, 8]), st.one_of(st.none(), st.integers(0, (1 << 64) - 1))
+        ),
+        max_size=60,
     )
 )
 def test_no_sequence_of_register_accesses_breaks_the_transport(accesses: list[tuple[int, int, int | None]]) -> None:

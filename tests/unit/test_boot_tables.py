@@ -23,7 +23,9 @@ def test_memory_above_the_hole_is_not_lost() -> None:
     memory = FakeMemory()
     pieces = split_around_hole(5 << 30, 0xC0000000, 1 << 32)
     assert pieces == [(0, 0xC0000000, 0), (1 << 32, 2 << 30, 0xC0000000)]
-    memory.regions = tuple(RamRegion(gpa=gpa, size=size, fd=-1, offset=offset, host_address=0) for gpa, size, offset in pieces)
+    memory.regions = tuple(
+        RamRegion(gpa=gpa, size=size, fd=-1, offset=offset, host_address=0) for gpa, size, offset in pieces
+    )
     ram = [(base, size) for base, size, kind in zero_page.e820_map(memory) if kind == zero_page.E820_RAM]
     assert ram == [(0, 0x9FC00), (0x100000, 0xC0000000 - 0x100000), (1 << 32, 2 << 30)]
 
@@ -106,7 +108,9 @@ def test_iasl_reads_back_every_device(tmp_path: Path) -> None:
     }
     for name, data in tables.items():
         (tmp_path / f"{name}.aml").write_bytes(data)
-        result = subprocess.run(["iasl", "-d", f"{name}.aml"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+        result = subprocess.run(
+            ["iasl", "-d", f"{name}.aml"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+        )
         assert "rror" not in result.stdout + result.stderr, result.stdout + result.stderr
     text = (tmp_path / "dsdt.dsl").read_text()
     assert text.count('"LNRO0005"') == 11
@@ -115,7 +119,10 @@ def test_iasl_reads_back_every_device(tmp_path: Path) -> None:
     assert "_S5" in text
 
 
-@pytest.mark.parametrize(("value", "encoded"), [(0, "00"), (1, "01"), (2, "0a02"), (0x100, "0b0001"), (1 << 16, "0c00000100"), (1 << 32, "0e0000000001000000")])
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [(0, "00"), (1, "01"), (2, "0a02"), (0x100, "0b0001"), (1 << 16, "0c00000100"), (1 << 32, "0e0000000001000000")],
+)
 def test_aml_integers_take_their_shortest_form(value: int, encoded: str) -> None:
     assert aml.integer(value).hex() == encoded
 
@@ -124,5 +131,7 @@ def test_aml_integers_take_their_shortest_form(value: int, encoded: str) -> None
 def test_aml_lengths_count_themselves(size: int) -> None:
     encoded = aml.scope("\\_SB_", b"\xa3" * size)[1:]
     extra = encoded[0] >> 6
-    length = encoded[0] & 0x3F if extra == 0 else (encoded[0] & 0xF) | int.from_bytes(encoded[1 : 1 + extra], "little") << 4
+    length = (
+        encoded[0] & 0x3F if extra == 0 else (encoded[0] & 0xF) | int.from_bytes(encoded[1 : 1 + extra], "little") << 4
+    )
     assert length == len(encoded)

@@ -69,7 +69,14 @@ def dsdt_body(virtio_slots: list[tuple[int, int, int]], com1: tuple[int, int] | 
     if com1 is not None:
         port, gsi = com1
         crs = aml.resources(aml.io_port(port, 8), aml.edge_interrupt(gsi))
-        devices.append(aml.device("COM1", aml.named("_HID", aml.eisa_id("PNP0501")), aml.named("_UID", aml.integer(0)), aml.named("_CRS", crs)))
+        devices.append(
+            aml.device(
+                "COM1",
+                aml.named("_HID", aml.eisa_id("PNP0501")),
+                aml.named("_UID", aml.integer(0)),
+                aml.named("_CRS", crs),
+            )
+        )
     s5 = aml.package(aml.integer(SLEEP_TYPE_S5), aml.integer(SLEEP_TYPE_S5), aml.integer(0), aml.integer(0))
     return aml.scope("\\_SB_", *devices) + aml.named("\\_S5_", s5)
 

@@ -78,6 +78,6 @@ def _with_length(body: bytes) -> bytes:
         total = len(body) + 1 + extra
         if extra == 0 and total < 1 << 6:
             return bytes([total]) + body
-        if 0 < extra and total < 1 << (4 + 8 * extra):
+        if extra > 0 and total < 1 << (4 + 8 * extra):
             return bytes([extra << 6 | total & 0xF]) + (total >> 4).to_bytes(extra, "little") + body
     raise ValueError(f"AML package of {len(body)} bytes is too long")

@@ -43,14 +43,19 @@ def _load(read: Reader, path: str, memory: GuestMemory) -> tuple[int, int]:
     if ident[4] != CLASS_64 or ident[5] != LITTLE_ENDIAN or machine != MACHINE_X86_64:
         raise VmmError(f"kernel {path}: not a 64-bit x86 ELF file")
     if phentsize != PHDR.size or not 0 < phnum <= MAX_PROGRAM_HEADERS:
-        raise VmmError(f"kernel {path}: {phnum} ELF program headers of {phentsize} bytes (1 to {MAX_PROGRAM_HEADERS} of {PHDR.size} allowed)")
+        raise VmmError(
+            f"kernel {path}: {phnum} ELF program headers of {phentsize} bytes "
+            f"(1 to {MAX_PROGRAM_HEADERS} of {PHDR.size} allowed)"
+        )
     table = read(phoff, PHDR.size * phnum)
     if len(table) < PHDR.size * phnum:
         raise VmmError(f"kernel {path}: truncated ELF program headers")
     return _load_segments(read, list(PHDR.iter_unpack(table)), entry, path, memory)
 
 
-def _load_segments(read: Reader, headers: list[tuple[int, ...]], entry: int, path: str, memory: GuestMemory) -> tuple[int, int]:
+def _load_segments(
+    read: Reader, headers: list[tuple[int, ...]], entry: int, path: str, memory: GuestMemory
+) -> tuple[int, int]:
     end = 0
     physical_entry = None
     for kind, _flags, offset, virtual, physical, file_size, memory_size, _align in headers:

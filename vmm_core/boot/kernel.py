@@ -1,4 +1,7 @@
-"""Loading a kernel for the 64-bit entry: bzImage, ELF vmlinux, or a raw image (facts 3.5; Linux Documentation/arch/x86/boot.rst)."""
+"""Loading a kernel for the 64-bit entry: bzImage, ELF vmlinux, or a raw image.
+
+Specification: facts 3.5; Linux Documentation/arch/x86/boot.rst.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,9 @@ def _load_bzimage(fd: int, head: bytes, path: str, memory: GuestMemory, decompre
     setup_header = head[SETUP_HEADER : HEADER_MAGIC_OFFSET + head[0x201]]
     (version,) = struct.unpack_from("<H", head, 0x206)
     if version < MIN_PROTOCOL_64 or not struct.unpack_from("<H", head, 0x236)[0] & XLF_KERNEL_64:
-        raise VmmError(f"kernel {path}: no 64-bit entry (boot protocol {version >> 8}.{version & 0xFF:02}, 2.12 or later needed)")
+        raise VmmError(
+            f"kernel {path}: no 64-bit entry (boot protocol {version >> 8}.{version & 0xFF:02}, 2.12 or later needed)"
+        )
     start = ((head[SETUP_HEADER] or 4) + 1) * 512
     size = os.fstat(fd).st_size - start
     if size <= ENTRY_64_OFFSET:
@@ -90,7 +95,7 @@ def _load_unpacked(fd: int, head: bytes, start: int, path: str, memory: GuestMem
 
 
 def read_into(fd: int, offset: int, size: int, gpa: int, memory: GuestMemory, what: str) -> None:
-    """Read `size` bytes of `fd` from `offset` straight into guest RAM at `gpa`; VmmError if they do not fit or end early."""
+    """Read `size` bytes of `fd` from `offset` into guest RAM at `gpa`; VmmError if they do not fit or end early."""
     try:
         target = memory.view(gpa, size)
     except VmmError as error:

@@ -35,7 +35,7 @@ def build(apic_ids: list[int], address: int) -> bytes:
 
 
 def write(memory: GuestMemory, apic_ids: list[int]) -> None:
-    """Place the table at the start of the EBDA, or, when that is too small for so many CPUs, in the reserved BIOS area."""
+    """Place the table at the start of the EBDA or, when that is too small for so many CPUs, in the BIOS area."""
     table = build(apic_ids, layout.EBDA)
     if len(table) <= layout.EBDA_END - layout.EBDA:
         memory.write(layout.EBDA, table)
@@ -65,7 +65,22 @@ def _floating_pointer(table: int) -> bytes:
 def _table(entries: list[bytes]) -> bytes:
     body = b"".join(entries)
     fields = bytearray(
-        struct.pack("<4sHBB8s12sIHHIHBB", b"PCMP", 44 + len(body), 4, 0, b"STRATO  ", b"STRATOCELL  ", 0, 0, len(entries), LAPIC_ADDRESS, 0, 0, 0)
+        struct.pack(
+            "<4sHBB8s12sIHHIHBB",
+            b"PCMP",
+            44 + len(body),
+            4,
+            0,
+            b"STRATO  ",
+            b"STRATOCELL  ",
+            0,
+            0,
+            len(entries),
+            LAPIC_ADDRESS,
+            0,
+            0,
+            0,
+        )
     )
     fields[7] = -(sum(fields) + sum(body)) & 0xFF
     return bytes(fields) + body

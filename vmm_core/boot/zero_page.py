@@ -36,7 +36,9 @@ def load_initrd(memory: GuestMemory, path: str, kernel_end: int) -> tuple[int, i
             top = min(layout.INITRD_LIMIT, memory.end_of_low_ram())
             address = (top - size) & ~(PAGE_SIZE - 1)
             if size == 0 or address < kernel_end:
-                raise VmmError(f"initrd {path}: {size} bytes do not fit between the kernel's end at {kernel_end:#x} and {top:#x}")
+                raise VmmError(
+                    f"initrd {path}: {size} bytes do not fit between the kernel's end at {kernel_end:#x} and {top:#x}"
+                )
             read_into(file.fileno(), 0, size, address, memory, f"initrd {path}")
     except OSError as error:
         raise VmmError(f"initrd {path}: {error.strerror}") from error

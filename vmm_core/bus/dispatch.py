@@ -1,4 +1,4 @@
-"""The Python half of address decode: cold accesses, which `vmm_core._native`'s bus did not answer, go to their device."""
+"""The Python half of address decode: cold accesses, which the bus in C did not answer, go to their device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The lightweight machine on x86_64: RAM, virtio-mmio slots, one UART, soft power-off. No PCI, no firmware (facts 3.1-3.5)."""
+"""The lightweight machine on x86_64: RAM, virtio-mmio slots, one UART, soft power-off. No PCI, no firmware.
+
+Specification: facts 3.1 to 3.5.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,9 @@ class Microvm:
         mptable.write(self._memory, apic_ids)
         slots = [(transport.base, PAGE_LENGTH, transport.gsi) for transport in self.transports]
         com1 = (SERIAL_PORT, SERIAL_GSI) if self._has_serial else None
-        rsdp = acpi.write(self._memory, apic_ids, slots, (PM_PORT, SCI_GSI), (reset_port.PORT, reset_port.PULSE_RESET), com1)
+        rsdp = acpi.write(
+            self._memory, apic_ids, slots, (PM_PORT, SCI_GSI), (reset_port.PORT, reset_port.PULSE_RESET), com1
+        )
         zero_page.write_zero_page(self._memory, image, initrd, rsdp)
         return long_mode.prepare(self._memory, image.entry)
 
@@ -99,7 +104,9 @@ class Microvm:
         """
         words = self._config.boot.append.split()
         split = words.index("--") if "--" in words else len(words)
-        devices = [f"virtio_mmio.device={PAGE_LENGTH}@{transport.base:#010x}:{transport.gsi}" for transport in self.transports]
+        devices = [
+            f"virtio_mmio.device={PAGE_LENGTH}@{transport.base:#010x}:{transport.gsi}" for transport in self.transports
+        ]
         return " ".join(words[:split] + devices + words[split:])
 
     def _take_slot(self, device: VirtioDevice) -> int:

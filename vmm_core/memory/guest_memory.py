@@ -98,7 +98,9 @@ class GuestMemory:
                 for offset in range(0, self.size, self.page_size):
                     self._map[offset] = 0
                 return
-            raise VmmError(f"cannot allocate {self.size >> 20} MiB of guest memory in advance: {error.strerror}") from error
+            raise VmmError(
+                f"cannot allocate {self.size >> 20} MiB of guest memory in advance: {error.strerror}"
+            ) from error
 
 
 def _seal_size(fd: int) -> None:

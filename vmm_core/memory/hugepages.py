@@ -1,4 +1,4 @@
-"""`-mem-path`: guest RAM in a file, normally on a hugetlbfs mount (user's document, "Memory Huge Page Configuration")."""
+"""`-mem-path`: guest RAM in a file, normally on a hugetlbfs mount (user's document, "Memory Huge Page")."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def open_backing_file(path: str, size: int) -> tuple[int, int]:
         page_size = os.fstatvfs(fd).f_bsize
         if size % page_size:
             raise VmmError(
-                f"-mem-path {path}: memory size {size >> 20} MiB is not a multiple of its page size {page_size >> 10} KiB"
+                f"-mem-path {path}: memory size {size >> 20} MiB is not a multiple of "
+                f"its page size {page_size >> 10} KiB"
             )
         _resize(fd, path, size)
         _reserve(fd, path, size, page_size)

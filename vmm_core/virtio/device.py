@@ -1,4 +1,4 @@
-"""The front half of a virtio device, as a transport sees it: features, configuration space, queues (virtio 1.2, section 2)."""
+"""The front half of a virtio device as a transport sees it: features, configuration, queues (virtio 1.2, section 2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class DeviceBroken(VmmError):
 
 
 class QueueSetup(Record):
-    """A virtqueue as the driver set it up: `size` descriptors; guest-physical addresses; the doorbell and interrupt eventfds."""
+    """A virtqueue as the driver set it up: `size` descriptors, guest-physical addresses, doorbell and interrupt eventfd."""
 
     index: int
     size: int

@@ -22,10 +22,24 @@ if TYPE_CHECKING:
 MAGIC, VERSION, VENDOR = 0x74726976, 2, 0
 PAGE_LENGTH, CONFIG_SPACE = 0x200, 0x100
 INTERRUPT_CONFIG = 2
-(R_MAGIC, R_VERSION, R_DEVICE_ID, R_VENDOR_ID, R_DEVICE_FEATURES, R_DEVICE_FEATURES_SEL) = (0x00, 0x04, 0x08, 0x0C, 0x10, 0x14)
+(R_MAGIC, R_VERSION, R_DEVICE_ID, R_VENDOR_ID, R_DEVICE_FEATURES, R_DEVICE_FEATURES_SEL) = (
+    0x00,
+    0x04,
+    0x08,
+    0x0C,
+    0x10,
+    0x14,
+)
 (R_DRIVER_FEATURES, R_DRIVER_FEATURES_SEL, R_QUEUE_SEL, R_QUEUE_NUM_MAX, R_QUEUE_NUM) = (0x20, 0x24, 0x30, 0x34, 0x38)
 (R_QUEUE_READY, R_QUEUE_NOTIFY, R_STATUS, R_CONFIG_GENERATION) = (0x44, 0x50, 0x70, 0xFC)
-QUEUE_ADDRESSES = {0x80: ("descriptors", 0), 0x84: ("descriptors", 32), 0x90: ("driver_area", 0), 0x94: ("driver_area", 32), 0xA0: ("device_area", 0), 0xA4: ("device_area", 32)}  # fmt: skip
+QUEUE_ADDRESSES = {  # register: field, bits to shift by
+    0x80: ("descriptors", 0),
+    0x84: ("descriptors", 32),
+    0x90: ("driver_area", 0),
+    0x94: ("driver_area", 32),
+    0xA0: ("device_area", 0),
+    0xA4: ("device_area", 32),
+}
 SHARED_MEMORY = range(0xB0, 0xC0, 4)  # length and base of the selected region: all ones means "none"
 ALL_ONES = 0xFFFFFFFF
 
@@ -69,11 +83,14 @@ class MmioTransport:
         self._config_call = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = RLock()
         self._generation = 0
+        self._needs_reset = False
         self._clear()
         self._wire(bus, vm)
 
     def _wire(self, bus: Bus, vm: AccelVm) -> None:
-        check(lib.sc_bus_add_virtio_mmio(bus.handle, self.base, self._interrupt_state), f"virtio-mmio page {self.base:#x}")
+        check(
+            lib.sc_bus_add_virtio_mmio(bus.handle, self.base, self._interrupt_state), f"virtio-mmio page {self.base:#x}"
+        )
         bus.add_handler(pio=False, base=self.base, length=PAGE_LENGTH, device=self)
         vm.add_irqfd(self.gsi, self._config_call)
         for index, queue in enumerate(self._queues):
@@ -81,12 +98,12 @@ class MmioTransport:
             vm.add_irqfd(self.gsi, queue.call_fd)
 
     def config_changed(self) -> None:
-        """The device's configuration space changed: tell the driver. From any thread, without waiting for the device."""
+        """Tell the driver that the configuration space changed. From any thread, without waiting for the device."""
         self._generation = (self._generation + 1) & ALL_ONES
         self._interrupt_config()
 
     def broken(self, reason: str) -> None:
-        """The device is lost: the driver sees NEEDS_RESET, the log says why. From any thread, without waiting for the device."""
+        """The device is lost: the driver sees NEEDS_RESET, the log says why. From any thread, without waiting."""
         if self._needs_reset:
             return
         self._needs_reset = True
@@ -220,7 +237,9 @@ class MmioTransport:
         """FEATURES_OK stays set only for a subset of the offer that has VERSION_1 (2.2, 3.1.1)."""
         wanted = self._driver_features
         if wanted & ~self._device.device_features() or not wanted >> virtio.F_VERSION_1 & 1:
-            log.warn(f"{self.name}: the guest's driver chose features {wanted:#x}, which were not offered or lack VERSION_1")
+            log.warn(
+                f"{self.name}: the guest's driver chose features {wanted:#x}, which were not offered or lack VERSION_1"
+            )
             return False
         self._device.set_driver_features(wanted)
         return True
@@ -233,5 +252,3 @@ class MmioTransport:
     def _interrupt_config(self) -> None:
         self._interrupt_state[0] = INTERRUPT_CONFIG
         os.eventfd_write(self._config_call, 1)
-
-

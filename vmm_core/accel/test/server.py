@@ -38,7 +38,9 @@ class TestServer:
 
     __test__ = False
 
-    def __init__(self, path: str, vm: TestVm, bus: Bus, memory: GuestMemory, loop: EventLoop, on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, path: str, vm: TestVm, bus: Bus, memory: GuestMemory, loop: EventLoop, on_close: Callable[[], None]
+    ) -> None:
         self._bus = bus
         self._memory = memory
         self._loop = loop
@@ -107,7 +109,9 @@ class TestServer:
                 self._memory.write(address, value.to_bytes(size, "little"))
                 return "OK"
             return f"OK {int.from_bytes(self._memory.read(address, size), 'little'):#018x}"
-        access = ffi.new("struct sc_access *", {"address": address, "data": value, "size": size, "is_write": write, "is_pio": is_pio})
+        access = ffi.new(
+            "struct sc_access *", {"address": address, "data": value, "size": size, "is_write": write, "is_pio": is_pio}
+        )
         if not lib.sc_bus_access(self._bus.handle, access):
             self._bus.access(access)
         return "OK" if write else f"OK {access.data:#018x}"

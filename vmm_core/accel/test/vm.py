@@ -32,7 +32,9 @@ class TestVm(AccelVm):
         self.clock = 0  # nanoseconds; only the test moves it
         self.levels: dict[int, int] = {}
         self.on_interrupt: Callable[[int, int], None] = lambda gsi, level: None
-        self._set_callback = ffi.callback("void(void *, uint32_t, int)", lambda _opaque, gsi, level: self._set(gsi, level))
+        self._set_callback = ffi.callback(
+            "void(void *, uint32_t, int)", lambda _opaque, gsi, level: self._set(gsi, level)
+        )
         self.irqchip = ffi.new("struct sc_irqchip *", {"set": self._set_callback, "opaque": ffi.NULL})
 
     def add_ram(self, gpa: int, size: int, host_address: int) -> None:
@@ -57,10 +59,15 @@ class TestVm(AccelVm):
             pass  # kicked already: kicks do not add up
 
     def add_doorbell(self, address: int, size: int, match: int | None, fd: int) -> None:
-        check(lib.sc_bus_add_doorbell(self._bus, False, address, size, match is None, match or 0, fd), f"doorbell {address:#x}")
+        check(
+            lib.sc_bus_add_doorbell(self._bus, False, address, size, match is None, match or 0, fd),
+            f"doorbell {address:#x}",
+        )
 
     def remove_doorbell(self, address: int, size: int, match: int | None, fd: int) -> None:
-        check(lib.sc_bus_remove_doorbell(self._bus, False, address, match is None, match or 0), f"doorbell {address:#x}")
+        check(
+            lib.sc_bus_remove_doorbell(self._bus, False, address, match is None, match or 0), f"doorbell {address:#x}"
+        )
 
     def add_irqfd(self, gsi: int, fd: int) -> None:
         self._loop.add(fd, READ, lambda _events: self._pulse(gsi, fd))
