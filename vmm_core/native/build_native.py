@@ -8,8 +8,8 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-HEADERS = ("bus.h", "uart.h")
-SOURCES = ("bus.c", "output.c", "uart.c")
+HEADERS = ("bus.h", "uart.h", "kvm.h")
+SOURCES = ("bus.c", "output.c", "uart.c", "kvm_vm.c", "kvm_vcpu.c", "kvm_cpuid.c", "kvm_boot.c", "kvm_probe.c")
 
 
 def declarations(header: str) -> str:
@@ -30,7 +30,7 @@ ffi.set_source(
     "vmm_core._native",
     "".join(f'#include "{header}"\n' for header in HEADERS),
     sources=[relative(name) for name in SOURCES],
-    depends=[relative(name) for name in (*SOURCES, *HEADERS, "output.h")],
+    depends=[relative(name) for name in (*SOURCES, *HEADERS, "output.h", "kvm_internal.h")],
     include_dirs=["vmm_core/native"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
 )
