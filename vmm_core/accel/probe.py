@@ -36,14 +36,14 @@ def choose(requested: str, device: str = DEVICE) -> tuple[str, str]:
     fast = speed >= FAST_ENOUGH
     figure = f"KVM runs guest code at {_figure(speed)} million instructions per second"
     if requested == "kvm":
-        return "kvm", "requested" if fast else f"requested, but {figure}: it emulates them, expect the guest to be unusably slow"
+        return "kvm", "requested" if fast else f"requested, but {figure}: it emulates them, the guest will be very slow"
     if fast:
         return "kvm", figure
     return "tcg", f"{figure}: it emulates them, {FAST_ENOUGH:g} would be the least to use it"
 
 
 def measure(device: str = DEVICE) -> float:
-    """Return how many million instructions per second KVM executes in a throw-away guest; 0 when it got nowhere in time.
+    """Return how many million instructions per second KVM executes in a throw-away guest; 0: nowhere in time.
 
     Raises Unusable. Takes about as long as creating a VM where KVM is good, at most 0.2 s where it is bad.
     """

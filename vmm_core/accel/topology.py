@@ -1,7 +1,7 @@
 """APIC ids: how a CPU's number becomes its place in sockets, dies, clusters, cores and threads.
 
-Each level takes as many bits of the id as its count needs (Intel SDM volume 3A, 9.9), so counts that are no powers of two
-leave gaps. Ids end at 253 here: 254 is the IOAPIC's at most, 255 the broadcast.
+Each level takes as many bits of the id as its count needs (Intel SDM volume 3A, 9.9), so counts that are no powers of
+two leave gaps. Ids end at 253 here: 254 is the IOAPIC's at most, 255 the broadcast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Build `vmm_core._native`: everything of the core that runs on vCPU threads. The headers here are also the cffi definitions."""
+"""Build `vmm_core._native`: what runs on the core's vCPU threads. The headers here are also the cffi definitions."""
 
 from __future__ import annotations
 

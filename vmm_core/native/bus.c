@@ -256,7 +256,8 @@ static int change(struct sc_bus *bus, bool is_pio, const struct range *range, co
     return result;
 }
 
-static int add_range(struct sc_bus *bus, bool is_pio, uint64_t base, uint64_t length, enum range_kind kind, void *target)
+static int add_range(struct sc_bus *bus, bool is_pio, uint64_t base, uint64_t length, enum range_kind kind,
+                     void *target)
 {
     uint64_t last = base + length - 1;
     if (!length || last < base || (is_pio && last > 0xffff))
@@ -277,7 +278,8 @@ int sc_bus_add_uart(struct sc_bus *bus, bool is_pio, uint64_t base, struct sc_ua
 
 int sc_bus_add_virtio_mmio(struct sc_bus *bus, uint64_t base, uint32_t *interrupt_state)
 {
-    return interrupt_state ? add_range(bus, false, base, VIRTIO_MMIO_LENGTH, RANGE_VIRTIO_MMIO, interrupt_state) : -EINVAL;
+    return interrupt_state ? add_range(bus, false, base, VIRTIO_MMIO_LENGTH, RANGE_VIRTIO_MMIO, interrupt_state)
+                           : -EINVAL;
 }
 
 int sc_bus_remove(struct sc_bus *bus, bool is_pio, uint64_t base)
@@ -285,7 +287,8 @@ int sc_bus_remove(struct sc_bus *bus, bool is_pio, uint64_t base)
     return change(bus, is_pio, NULL, &base, NULL, NULL);
 }
 
-int sc_bus_add_doorbell(struct sc_bus *bus, bool is_pio, uint64_t address, uint32_t size, bool match_any, uint64_t match, int fd)
+int sc_bus_add_doorbell(struct sc_bus *bus, bool is_pio, uint64_t address, uint32_t size, bool match_any,
+                        uint64_t match, int fd)
 {
     if (fd < 0 || size > 8 || (size & (size - 1)))
         return -EINVAL;

@@ -48,17 +48,19 @@ int sc_kvm_track_dirty(struct sc_kvm_vm *vm, bool enabled);
 /* Fill `bitmap` (1 bit per 4 KiB page of the slot, padded to 8 bytes) with the pages written since the last call. */
 int sc_kvm_take_dirty(struct sc_kvm_vm *vm, uint32_t slot, uint64_t *bitmap);
 
-int sc_kvm_doorbell(struct sc_kvm_vm *vm, bool add, uint64_t address, uint32_t size, bool match_any, uint64_t match, int fd);
+int sc_kvm_doorbell(struct sc_kvm_vm *vm, bool add, uint64_t address, uint32_t size, bool match_any, uint64_t match,
+                    int fd);
 int sc_kvm_irqfd(struct sc_kvm_vm *vm, bool add, uint32_t gsi, int fd);
 
 /* What the guest's kvm-clock shows, in nanoseconds. */
 int sc_kvm_get_clock(struct sc_kvm_vm *vm, uint64_t *nanoseconds);
 int sc_kvm_set_clock(struct sc_kvm_vm *vm, uint64_t nanoseconds);
 
-int sc_kvm_vcpu_new(struct sc_kvm_vm *vm, uint32_t apic_id, const struct sc_kvm_topology *topology, struct sc_kvm_vcpu **vcpu,
-                    struct sc_kvm_error *error);
+int sc_kvm_vcpu_new(struct sc_kvm_vm *vm, uint32_t apic_id, const struct sc_kvm_topology *topology,
+                    struct sc_kvm_vcpu **vcpu, struct sc_kvm_error *error);
 void sc_kvm_vcpu_free(struct sc_kvm_vcpu *vcpu);
-int sc_kvm_boot_vcpu(struct sc_kvm_vcpu *vcpu, const struct sc_kvm_boot_registers *registers, struct sc_kvm_error *error);
+int sc_kvm_boot_vcpu(struct sc_kvm_vcpu *vcpu, const struct sc_kvm_boot_registers *registers,
+                     struct sc_kvm_error *error);
 
 /* Run the guest on the calling thread until something needs Python; returns exit->reason. */
 int sc_kvm_run(struct sc_kvm_vcpu *vcpu, struct sc_exit *exit);
@@ -68,6 +70,7 @@ void sc_kvm_kick(struct sc_kvm_vcpu *vcpu);
 int sc_kvm_instruction_pointer(struct sc_kvm_vcpu *vcpu, uint64_t *rip);
 
 /* Time a loop of two instructions in a throw-away VM, for at most `limit_ns`. */
-int sc_kvm_probe(const char *path, uint32_t iterations, uint64_t limit_ns, struct sc_kvm_speed *speed, struct sc_kvm_error *error);
+int sc_kvm_probe(const char *path, uint32_t iterations, uint64_t limit_ns, struct sc_kvm_speed *speed,
+                 struct sc_kvm_error *error);
 
 #endif

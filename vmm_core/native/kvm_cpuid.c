@@ -64,7 +64,8 @@ static void feature_leaf(const struct sc_kvm_vm *vm, const struct layout *layout
     entry->edx = layout->per_package > 1 ? entry->edx | LEAF1_EDX_HTT : entry->edx & ~LEAF1_EDX_HTT;
 }
 
-/* Leaf 4 and AMD's 0x8000001D: EAX bits 14-25 say how many APIC ids share the cache, less one. L1 and L2 belong to a core, L3 to a die. */
+/* Leaf 4 and AMD's 0x8000001D: EAX bits 14-25 say how many APIC ids share the cache, less one. L1 and L2 belong to a
+ * core, L3 to a die. */
 static void cache_leaf(const struct layout *layout, struct kvm_cpuid_entry2 *entry)
 {
     if (!(entry->eax & 0x1f))
@@ -106,8 +107,8 @@ static bool is_topology_leaf(uint32_t function)
     return function == 0xb || function == 0x1f || function == 0x80000026;
 }
 
-static void add_level(struct kvm_cpuid_table *table, uint32_t leaf, uint32_t index, uint32_t shift, uint32_t cpus, uint32_t level,
-                      const struct layout *layout)
+static void add_level(struct kvm_cpuid_table *table, uint32_t leaf, uint32_t index, uint32_t shift, uint32_t cpus,
+                      uint32_t level, const struct layout *layout)
 {
     if (table->header.nent == KVM_CPUID_ROOM)
         return;

@@ -29,7 +29,8 @@ struct sc_kvm_vm {
     struct sc_bus *bus;
     struct sc_irqchip irqchip;
     struct kvm_cpuid_table supported;
-    pthread_mutex_t slots_lock;
+    pthread_mutex_t lock; /* of what follows */
+    bool has_irqchip;
     uint32_t slot_count;
     struct kvm_userspace_memory_region slots[KVM_SLOT_ROOM];
 };
@@ -40,6 +41,7 @@ int kvm_fail(struct sc_kvm_error *error, int code, const char *step);
 
 int kvm_open(const char *path, struct sc_kvm_error *error);
 int kvm_create_vm(int device_fd, struct sc_kvm_error *error);
+int kvm_need_irqchip(struct sc_kvm_vm *vm, struct sc_kvm_error *error);
 int kvm_supported_cpuid(int device_fd, struct kvm_cpuid_table *table, struct sc_kvm_error *error);
 void kvm_guest_cpuid(const struct sc_kvm_vm *vm, uint32_t apic_id, const struct sc_kvm_topology *topology,
                      struct kvm_cpuid_table *table);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Does this KVM run guest code, or does it interpret it? A throw-away VM with one vCPU times a loop of two instructions.
- * CPU time, not wall-clock time: a busy host must not make a good KVM look bad.
+ * Does this KVM run guest code, or does it interpret it? A throw-away VM with one vCPU times a loop of two
+ * instructions. CPU time, not wall-clock time: a busy host must not make a good KVM look bad.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -42,7 +42,8 @@ static uint64_t clock_ns(clockid_t clock)
 
 static void write_guest(struct probe *probe)
 {
-    uint64_t pml4 = PDPT | PRESENT_WRITABLE, pdpt = PAGE_DIRECTORY | PRESENT_WRITABLE, page = LARGE_PAGE | PRESENT_WRITABLE;
+    uint64_t pml4 = PDPT | PRESENT_WRITABLE, pdpt = PAGE_DIRECTORY | PRESENT_WRITABLE,
+             page = LARGE_PAGE | PRESENT_WRITABLE;
     memcpy(probe->memory + PML4, &pml4, sizeof pml4);
     memcpy(probe->memory + PDPT, &pdpt, sizeof pdpt);
     memcpy(probe->memory + PAGE_DIRECTORY, &page, sizeof page);
@@ -72,7 +73,8 @@ static int create_vcpu(struct probe *probe, struct sc_kvm_error *error)
     if (result >= 0)
         result = kvm_set_long_mode(probe->vcpu_fd, &registers, error);
     if (result >= 0)
-        result = probe->run_size = kvm_step(probe->device_fd, KVM_GET_VCPU_MMAP_SIZE, NULL, "KVM_GET_VCPU_MMAP_SIZE", error);
+        result = probe->run_size =
+            kvm_step(probe->device_fd, KVM_GET_VCPU_MMAP_SIZE, NULL, "KVM_GET_VCPU_MMAP_SIZE", error);
     if (result < 0)
         return result;
     void *run = mmap(NULL, (size_t)probe->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, probe->vcpu_fd, 0);
@@ -112,7 +114,9 @@ static int run_round(struct probe *probe, uint32_t iterations, uint64_t deadline
     memcpy(probe->memory + CODE + 1, &iterations, sizeof iterations);
     for (;;) {
         if (ioctl(probe->vcpu_fd, KVM_RUN, 0) >= 0)
-            return probe->run->exit_reason == KVM_EXIT_IO ? 1 : kvm_fail(error, 0, "running a two-instruction loop in a guest");
+            return probe->run->exit_reason == KVM_EXIT_IO
+                       ? 1
+                       : kvm_fail(error, 0, "running a two-instruction loop in a guest");
         if (errno != EINTR && errno != EAGAIN)
             return kvm_fail(error, errno, "KVM_RUN");
         if (clock_ns(CLOCK_MONOTONIC) >= deadline)
@@ -120,7 +124,8 @@ static int run_round(struct probe *probe, uint32_t iterations, uint64_t deadline
     }
 }
 
-static int time_round(struct probe *probe, uint32_t iterations, uint64_t deadline, uint64_t *nanoseconds, struct sc_kvm_error *error)
+static int time_round(struct probe *probe, uint32_t iterations, uint64_t deadline, uint64_t *nanoseconds,
+                      struct sc_kvm_error *error)
 {
     uint64_t start = clock_ns(CLOCK_THREAD_CPUTIME_ID);
     int result = run_round(probe, iterations, deadline, error);
@@ -128,9 +133,10 @@ static int time_round(struct probe *probe, uint32_t iterations, uint64_t deadlin
     return result;
 }
 
-/* The first round pays for page faults and caches, the second shows what an exit costs (under nested KVM more than the loop),
- * the third is the measurement. */
-static int measure(struct probe *probe, uint32_t iterations, uint64_t deadline, struct sc_kvm_speed *speed, struct sc_kvm_error *error)
+/* The first round pays for page faults and caches, the second shows what an exit costs (under nested KVM more than the
+ * loop), the third is the measurement. */
+static int measure(struct probe *probe, uint32_t iterations, uint64_t deadline, struct sc_kvm_speed *speed,
+                   struct sc_kvm_error *error)
 {
     uint64_t exit_cost = 0, total = 0;
     int result = run_round(probe, 1, deadline, error);
@@ -156,7 +162,8 @@ static int start_timer(timer_t *timer, struct sc_kvm_error *error)
     return 0;
 }
 
-int sc_kvm_probe(const char *path, uint32_t iterations, uint64_t limit_ns, struct sc_kvm_speed *speed, struct sc_kvm_error *error)
+int sc_kvm_probe(const char *path, uint32_t iterations, uint64_t limit_ns, struct sc_kvm_speed *speed,
+                 struct sc_kvm_error *error)
 {
     struct probe probe = {.device_fd = -1, .vm_fd = -1, .vcpu_fd = -1};
     timer_t timer;

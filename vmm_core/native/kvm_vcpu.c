@@ -2,9 +2,9 @@
  *
  * The loop of a vCPU thread. Accesses that the bus answers never leave it.
  *
- * A kick cannot be lost: the kicker first sets `immediate_exit`, then signals the thread if it is in sc_kvm_run; the thread
- * first says that it is there, then enters KVM_RUN, which looks at `immediate_exit` before the guest. Whichever comes second
- * sees the other. Only the thread itself clears the flag, just before it reports the kick.
+ * A kick cannot be lost: the kicker first sets `immediate_exit`, then signals the thread if it is in sc_kvm_run; the
+ * thread first says that it is there, then enters KVM_RUN, which looks at `immediate_exit` before the guest. Whichever
+ * comes second sees the other. Only the thread itself clears the flag, just before it reports the kick.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -26,10 +26,10 @@ struct sc_kvm_vcpu {
     struct sc_kvm_vm *vm;
     int fd;
     struct kvm_run *run;
-    atomic_int thread;     /* kernel id of the thread in sc_kvm_run, or 0 */
-    bool access_pending;   /* the last exit was an access with parts not yet offered to the bus */
-    bool cold_pending;     /* ... and its present part was given to Python */
-    uint32_t done;         /* parts (PIO: elements, MMIO: bytes) answered */
+    atomic_int thread;   /* kernel id of the thread in sc_kvm_run, or 0 */
+    bool access_pending; /* the last exit was an access with parts not yet offered to the bus */
+    bool cold_pending;   /* ... and its present part was given to Python */
+    uint32_t done;       /* parts (PIO: elements, MMIO: bytes) answered */
     uint64_t run_count;
     uint64_t kicked_at;
 };
@@ -55,10 +55,14 @@ void kvm_install_kick_signal(void)
 
 /* --- creation ---------------------------------------------------------------------------------------------------- */
 
-static int set_up(struct sc_kvm_vcpu *vcpu, uint32_t apic_id, const struct sc_kvm_topology *topology, struct sc_kvm_error *error)
+static int set_up(struct sc_kvm_vcpu *vcpu, uint32_t apic_id, const struct sc_kvm_topology *topology,
+                  struct sc_kvm_error *error)
 {
     struct kvm_cpuid_table cpuid;
-    int result = vcpu->fd = kvm_step(vcpu->vm->fd, KVM_CREATE_VCPU, (void *)(uintptr_t)apic_id, "KVM_CREATE_VCPU", error);
+    int result = kvm_need_irqchip(vcpu->vm, error);
+    if (result < 0)
+        return result;
+    result = vcpu->fd = kvm_step(vcpu->vm->fd, KVM_CREATE_VCPU, (void *)(uintptr_t)apic_id, "KVM_CREATE_VCPU", error);
     if (result < 0)
         return result;
     kvm_guest_cpuid(vcpu->vm, apic_id, topology, &cpuid);
@@ -72,8 +76,8 @@ static int set_up(struct sc_kvm_vcpu *vcpu, uint32_t apic_id, const struct sc_kv
     return kvm_set_firmware_state(vcpu->fd, error);
 }
 
-int sc_kvm_vcpu_new(struct sc_kvm_vm *vm, uint32_t apic_id, const struct sc_kvm_topology *topology, struct sc_kvm_vcpu **created,
-                    struct sc_kvm_error *error)
+int sc_kvm_vcpu_new(struct sc_kvm_vm *vm, uint32_t apic_id, const struct sc_kvm_topology *topology,
+                    struct sc_kvm_vcpu **created, struct sc_kvm_error *error)
 {
     struct sc_kvm_vcpu *vcpu = calloc(1, sizeof *vcpu);
     if (!vcpu)
@@ -100,7 +104,8 @@ void sc_kvm_vcpu_free(struct sc_kvm_vcpu *vcpu)
     free(vcpu);
 }
 
-int sc_kvm_boot_vcpu(struct sc_kvm_vcpu *vcpu, const struct sc_kvm_boot_registers *registers, struct sc_kvm_error *error)
+int sc_kvm_boot_vcpu(struct sc_kvm_vcpu *vcpu, const struct sc_kvm_boot_registers *registers,
+                     struct sc_kvm_error *error)
 {
     int result = kvm_set_long_mode(vcpu->fd, registers, error);
     return result < 0 ? result : kvm_set_local_interrupts(vcpu->fd, error);
@@ -201,12 +206,15 @@ static int internal_error(struct sc_kvm_vcpu *vcpu, struct sc_exit *exit)
     const struct kvm_run *run = vcpu->run;
     unsigned long long rip = instruction_pointer(vcpu);
     if (run->internal.suberror != KVM_INTERNAL_ERROR_EMULATION)
-        return describe(exit, SC_EXIT_FAILED, "KVM internal error %u at guest address %#llx", run->internal.suberror, rip);
+        return describe(exit, SC_EXIT_FAILED, "KVM internal error %u at guest address %#llx", run->internal.suberror,
+                        rip);
     char bytes[3 * 16 + 1] = " unknown";
-    if (run->emulation_failure.ndata >= 1 && run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES)
+    if (run->emulation_failure.ndata >= 1 &&
+        run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES)
         for (int i = 0; i < run->emulation_failure.insn_size && i < 15; i++)
             sprintf(bytes + 3 * i, " %02x", run->emulation_failure.insn_bytes[i]);
-    return describe(exit, SC_EXIT_FAILED, "KVM cannot emulate the instruction at guest address %#llx, bytes%s", rip, bytes);
+    return describe(exit, SC_EXIT_FAILED, "KVM cannot emulate the instruction at guest address %#llx, bytes%s", rip,
+                    bytes);
 }
 
 static int system_event(const struct kvm_run *run, struct sc_exit *exit)
@@ -272,7 +280,8 @@ static int run_error(struct sc_kvm_vcpu *vcpu, struct sc_exit *exit, int error)
     if (error == EINTR || error == EAGAIN)
         return take_kick(vcpu);
     if (error == EFAULT)
-        return describe(exit, SC_EXIT_FAILED, "KVM_RUN: the host could not provide a page of guest memory, at guest address %#llx",
+        return describe(exit, SC_EXIT_FAILED,
+                        "KVM_RUN: the host could not provide a page of guest memory, at guest address %#llx",
                         instruction_pointer(vcpu));
     return describe(exit, SC_EXIT_FAILED, "KVM_RUN: %s", strerror(error));
 }
@@ -298,7 +307,8 @@ static void prepare_thread(void)
     this_thread = (pid_t)syscall(SYS_gettid);
 }
 
-/* After a pause, tell the guest, so that its watchdogs do not take the gap for a lock-up. Guests without kvm-clock: EINVAL. */
+/* After a pause, tell the guest, so that its watchdogs do not take the gap for a lock-up. Guests without kvm-clock:
+ * EINVAL. */
 static void excuse_pause(struct sc_kvm_vcpu *vcpu)
 {
     if (now() - vcpu->kicked_at > LONG_PAUSE_NS)

@@ -84,19 +84,33 @@ static int check_capabilities(const struct sc_kvm_vm *vm, struct sc_kvm_error *e
     return 0;
 }
 
-/* Order matters: the addresses before the first vCPU, the interrupt controllers before it too. */
-static int create_machine(struct sc_kvm_vm *vm, struct sc_kvm_error *error)
+/* The addresses must be known before the first vCPU. */
+static int set_addresses(struct sc_kvm_vm *vm, struct sc_kvm_error *error)
 {
     uint64_t identity_map = IDENTITY_MAP_ADDRESS;
-    struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
     int result = kvm_step(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "KVM_SET_IDENTITY_MAP_ADDR", error);
+    return result < 0 ? result : kvm_step(vm->fd, KVM_SET_TSS_ADDR, (void *)TSS_ADDRESS, "KVM_SET_TSS_ADDR", error);
+}
+
+static int create_irqchip(struct sc_kvm_vm *vm, struct sc_kvm_error *error)
+{
+    struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+    int result = kvm_step(vm->fd, KVM_CREATE_IRQCHIP, NULL, "KVM_CREATE_IRQCHIP", error);
+    return result < 0 ? result : kvm_step(vm->fd, KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2", error);
+}
+
+/* As late as possible, that is before the first vCPU or irqfd: creating the interrupt controllers starts a slow grace
+ * period in the kernel, and a memory slot added after it waits for its end (5 to 10 ms). */
+int kvm_need_irqchip(struct sc_kvm_vm *vm, struct sc_kvm_error *error)
+{
+    int result = 0;
+    pthread_mutex_lock(&vm->lock);
+    if (!vm->has_irqchip)
+        result = create_irqchip(vm, error);
     if (result >= 0)
-        result = kvm_step(vm->fd, KVM_SET_TSS_ADDR, (void *)TSS_ADDRESS, "KVM_SET_TSS_ADDR", error);
-    if (result >= 0)
-        result = kvm_step(vm->fd, KVM_CREATE_IRQCHIP, NULL, "KVM_CREATE_IRQCHIP", error);
-    if (result >= 0)
-        result = kvm_step(vm->fd, KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2", error);
-    return result < 0 ? result : 0;
+        vm->has_irqchip = true;
+    pthread_mutex_unlock(&vm->lock);
+    return result;
 }
 
 static int set_up(struct sc_kvm_vm *vm, const char *path, struct sc_kvm_error *error)
@@ -107,7 +121,7 @@ static int set_up(struct sc_kvm_vm *vm, const char *path, struct sc_kvm_error *e
     if (result >= 0)
         result = vm->fd = kvm_create_vm(vm->device_fd, error);
     if (result >= 0)
-        result = create_machine(vm, error);
+        result = set_addresses(vm, error);
     if (result >= 0)
         result = kvm_supported_cpuid(vm->device_fd, &vm->supported, error);
     if (result >= 0)
@@ -123,7 +137,7 @@ int sc_kvm_vm_new(const char *path, struct sc_bus *bus, struct sc_kvm_vm **creat
     vm->device_fd = vm->fd = -1;
     vm->bus = bus;
     vm->irqchip = (struct sc_irqchip){.set = irq_line, .opaque = vm};
-    pthread_mutex_init(&vm->slots_lock, NULL);
+    pthread_mutex_init(&vm->lock, NULL);
     kvm_install_kick_signal();
     int result = set_up(vm, path, error);
     if (result < 0) {
@@ -143,7 +157,7 @@ void sc_kvm_vm_free(struct sc_kvm_vm *vm)
         close(vm->fd);
     if (vm->device_fd >= 0)
         close(vm->device_fd);
-    pthread_mutex_destroy(&vm->slots_lock);
+    pthread_mutex_destroy(&vm->lock);
     free(vm);
 }
 
@@ -154,7 +168,7 @@ const struct sc_irqchip *sc_kvm_irqchip(const struct sc_kvm_vm *vm)
 
 int sc_kvm_add_ram(struct sc_kvm_vm *vm, uint64_t gpa, uint64_t size, uint64_t host_address)
 {
-    pthread_mutex_lock(&vm->slots_lock);
+    pthread_mutex_lock(&vm->lock);
     uint32_t slot = vm->slot_count;
     int result = -ENOSPC;
     if (slot < KVM_SLOT_ROOM) {
@@ -164,20 +178,20 @@ int sc_kvm_add_ram(struct sc_kvm_vm *vm, uint64_t gpa, uint64_t size, uint64_t h
         if (result >= 0)
             vm->slots[vm->slot_count++] = region;
     }
-    pthread_mutex_unlock(&vm->slots_lock);
+    pthread_mutex_unlock(&vm->lock);
     return result;
 }
 
 int sc_kvm_track_dirty(struct sc_kvm_vm *vm, bool enabled)
 {
     int result = 0;
-    pthread_mutex_lock(&vm->slots_lock);
+    pthread_mutex_lock(&vm->lock);
     for (uint32_t i = 0; i < vm->slot_count && !result; i++) {
         vm->slots[i].flags = enabled ? KVM_MEM_LOG_DIRTY_PAGES : 0;
         if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &vm->slots[i]) < 0)
             result = -errno;
     }
-    pthread_mutex_unlock(&vm->slots_lock);
+    pthread_mutex_unlock(&vm->lock);
     return result;
 }
 
@@ -187,7 +201,8 @@ int sc_kvm_take_dirty(struct sc_kvm_vm *vm, uint32_t slot, uint64_t *bitmap)
     return ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log) < 0 ? -errno : 0;
 }
 
-int sc_kvm_doorbell(struct sc_kvm_vm *vm, bool add, uint64_t address, uint32_t size, bool match_any, uint64_t match, int fd)
+int sc_kvm_doorbell(struct sc_kvm_vm *vm, bool add, uint64_t address, uint32_t size, bool match_any, uint64_t match,
+                    int fd)
 {
     struct kvm_ioeventfd bell = {.addr = address, .len = size, .fd = fd, .datamatch = match_any ? 0 : match};
     bell.flags = (add ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN) | (match_any ? 0 : KVM_IOEVENTFD_FLAG_DATAMATCH);
@@ -196,6 +211,10 @@ int sc_kvm_doorbell(struct sc_kvm_vm *vm, bool add, uint64_t address, uint32_t s
 
 int sc_kvm_irqfd(struct sc_kvm_vm *vm, bool add, uint32_t gsi, int fd)
 {
+    struct sc_kvm_error error;
+    int result = kvm_need_irqchip(vm, &error);
+    if (result < 0)
+        return result;
     struct kvm_irqfd irqfd = {.fd = (uint32_t)fd, .gsi = gsi, .flags = add ? 0 : KVM_IRQFD_FLAG_DEASSIGN};
     return ioctl(vm->fd, KVM_IRQFD, &irqfd) < 0 ? -errno : 0;
 }

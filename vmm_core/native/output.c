@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Writing without ever waiting, and without O_NONBLOCK: that flag belongs to the open file, which standard output shares with
- * the user's shell and with every program on the same terminal.
+ * Writing without ever waiting, and without O_NONBLOCK: that flag belongs to the open file, which standard output
+ * shares with the user's shell and with every program on the same terminal.
  */
 #define _GNU_SOURCE
 #include "output.h"

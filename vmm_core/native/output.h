@@ -23,7 +23,10 @@ struct output {
 };
 
 void output_open(struct output *output, int fd);
-static inline uint32_t output_waiting(const struct output *output) { return output->tail - output->head; }
+static inline uint32_t output_waiting(const struct output *output)
+{
+    return output->tail - output->head;
+}
 
 /* Send a byte or keep it; true when it is the first that has to wait. */
 bool output_put(struct output *output, uint8_t byte);

@@ -2,9 +2,10 @@
  *
  * 16550A (National Semiconductor PC16550D data sheet), as drivers probe and use it.
  *
- * The transmitter is infinitely fast, so its holding register is empty again as soon as it is written, with one exception:
- * a driver that sends by interrupt is held back while more output waits than a stalled reader should cost, so nothing is
- * lost. A driver that polls (the kernel's own console, with interrupts off) is never held back: it would burn the CPU.
+ * The transmitter is infinitely fast, so its holding register is empty again as soon as it is written, with one
+ * exception: a driver that sends by interrupt is held back while more output waits than a stalled reader should cost,
+ * so nothing is lost. A driver that polls (the kernel's own console, with interrupts off) is never held back: it would
+ * burn the CPU.
  *
  * The receiver takes input from a ring; bytes in it count as received. Line errors do not exist, except an overrun in
  * loopback mode and a break.
@@ -20,7 +21,15 @@
 
 enum { RBR_THR = 0, IER = 1, IIR_FCR = 2, LCR = 3, MCR = 4, LSR = 5, MSR = 6, SCR = 7 };
 enum { IER_RDI = 1, IER_THRI = 2, IER_RLSI = 4, IER_MSI = 8, IER_ALL = 15 };
-enum { IIR_MSI = 0x00, IIR_NONE = 0x01, IIR_THRI = 0x02, IIR_RDI = 0x04, IIR_RLSI = 0x06, IIR_TIMEOUT = 0x0c, IIR_FIFO = 0xc0 };
+enum {
+    IIR_MSI = 0x00,
+    IIR_NONE = 0x01,
+    IIR_THRI = 0x02,
+    IIR_RDI = 0x04,
+    IIR_RLSI = 0x06,
+    IIR_TIMEOUT = 0x0c,
+    IIR_FIFO = 0xc0
+};
 enum { FCR_ENABLE = 1, FCR_CLEAR_RX = 2, FCR_KEPT = 0xc9 };
 enum { LCR_DLAB = 0x80 };
 enum { MCR_DTR = 1, MCR_RTS = 2, MCR_OUT1 = 4, MCR_OUT2 = 8, MCR_LOOP = 16, MCR_ALL = 31 };
@@ -28,7 +37,8 @@ enum { LSR_DR = 1, LSR_OE = 2, LSR_BI = 16, LSR_THRE = 32, LSR_TEMT = 64, LSR_ER
 enum { MSR_CTS = 16, MSR_DSR = 32, MSR_RI = 64, MSR_DCD = 128 };
 
 #define FIFO_DEPTH 16u
-#define INPUT_ROOM 256u /* a power of two; deeper than the FIFO, so that pasted text does not cost a wake-up per 16 bytes */
+#define INPUT_ROOM                                                                                                     \
+    256u /* a power of two; deeper than the FIFO, so that pasted text does not cost a wake-up per 16 bytes */
 #define HIGH_WATER (OUTPUT_ROOM / 2)
 #define LOW_WATER (OUTPUT_ROOM / 4)
 
@@ -39,11 +49,11 @@ struct sc_uart {
     int level;
     int event_fd;
     uint8_t ier, lcr, mcr, scr, fcr, dll, dlm;
-    uint8_t line_errors;   /* LSR bits that reading LSR clears */
-    uint8_t modem_status;  /* lines in the high half, changes in the low one */
-    bool thre_pending;     /* the THRE interrupt has not been acknowledged */
-    bool held_back;        /* the transmitter waits for the output's reader */
-    bool input_refused;    /* the sender of input waits for room */
+    uint8_t line_errors;  /* LSR bits that reading LSR clears */
+    uint8_t modem_status; /* lines in the high half, changes in the low one */
+    bool thre_pending;    /* the THRE interrupt has not been acknowledged */
+    bool held_back;       /* the transmitter waits for the output's reader */
+    bool input_refused;   /* the sender of input waits for room */
     uint32_t input_head, input_tail;
     uint8_t input[INPUT_ROOM];
     struct output output;
@@ -92,25 +102,29 @@ static void notify(struct sc_uart *uart)
 
 /* --- receiver ---------------------------------------------------------------------------------------------------- */
 
+/* Tell the sender of input that there is room again. */
+static void invite_input(struct sc_uart *uart)
+{
+    if (!uart->input_refused)
+        return;
+    uart->input_refused = false;
+    notify(uart);
+}
+
 static uint8_t read_rbr(struct sc_uart *uart)
 {
     if (!input_count(uart))
         return 0;
     uint8_t byte = uart->input[uart->input_head++ % INPUT_ROOM];
-    if (uart->input_refused && input_count(uart) <= INPUT_ROOM / 2) {
-        uart->input_refused = false;
-        notify(uart);
-    }
+    if (input_count(uart) <= INPUT_ROOM / 2)
+        invite_input(uart);
     return byte;
 }
 
 static void clear_input(struct sc_uart *uart)
 {
     uart->input_head = uart->input_tail;
-    if (uart->input_refused) {
-        uart->input_refused = false;
-        notify(uart);
-    }
+    invite_input(uart);
 }
 
 /* In loopback mode the driver sees what a real FIFO does when it is full. */
@@ -185,6 +199,15 @@ static void update_modem_lines(struct sc_uart *uart)
     uart->modem_status = lines | (uart->modem_status & 0x0f) | changed >> 4;
 }
 
+static void write_mcr(struct sc_uart *uart, uint8_t value)
+{
+    bool reconnected = uart->mcr & MCR_LOOP && !(value & MCR_LOOP);
+    uart->mcr = value & MCR_ALL;
+    update_modem_lines(uart);
+    if (reconnected)
+        invite_input(uart);
+}
+
 static uint8_t read_iir(struct sc_uart *uart)
 {
     uint8_t source = interrupt_source(uart);
@@ -253,8 +276,7 @@ static void write_register(struct sc_uart *uart, uint32_t offset, uint8_t value)
         uart->lcr = value;
         break;
     case MCR:
-        uart->mcr = value & MCR_ALL;
-        update_modem_lines(uart);
+        write_mcr(uart, value);
         break;
     case SCR:
         uart->scr = value;

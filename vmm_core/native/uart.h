@@ -9,7 +9,8 @@
 
 #include "bus.h"
 
-/* `chip` (may be NULL: no interrupts) and `out_fd` (-1: discard) must outlive the UART. NULL: out of memory or descriptors. */
+/* `chip` (may be NULL: no interrupts) and `out_fd` (-1: discard) must outlive the UART. NULL: out of memory or
+ * descriptors. */
 struct sc_uart *sc_uart_new(const struct sc_irqchip *chip, uint32_t gsi, int out_fd);
 void sc_uart_free(struct sc_uart *uart);
 
@@ -17,7 +18,8 @@ void sc_uart_free(struct sc_uart *uart);
 uint8_t sc_uart_read(struct sc_uart *uart, uint32_t offset);
 void sc_uart_write(struct sc_uart *uart, uint32_t offset, uint8_t value);
 
-/* An eventfd, readable when sc_uart_pump should be called (output waits) or when input space appeared after a short sc_uart_receive. */
+/* An eventfd, readable when sc_uart_pump should be called (output waits) or when input space appeared after a short
+ * sc_uart_receive. */
 int sc_uart_event_fd(const struct sc_uart *uart);
 
 /* Input for the guest; returns how many bytes fitted. After a short count the event fd tells when to offer the rest. */
@@ -30,8 +32,8 @@ void sc_uart_receive_break(struct sc_uart *uart);
  * broken and has been given up: output is discarded until sc_uart_set_output. */
 int sc_uart_pump(struct sc_uart *uart);
 
-/* Switch the output to `fd`; -1: discard. Output that still waited is discarded, for it was for another reader. When this
- * returns, the former descriptor is no longer in use. */
+/* Switch the output to `fd`; -1: discard. Output that still waited is discarded, for it was for another reader. When
+ * this returns, the former descriptor is no longer in use. */
 void sc_uart_set_output(struct sc_uart *uart, int fd);
 
 /* Back to the state after power-on; waiting output is kept. */

@@ -65,7 +65,8 @@ class KvmVm(AccelVm):
         self.irqchip = lib.sc_kvm_irqchip(self._vm)
 
     def add_ram(self, gpa: int, size: int, host_address: int) -> None:
-        _check(lib.sc_kvm_add_ram(self._vm, gpa, size, host_address), f"KVM_SET_USER_MEMORY_REGION for {size:#x} bytes at {gpa:#x}")
+        result = lib.sc_kvm_add_ram(self._vm, gpa, size, host_address)
+        _check(result, f"KVM_SET_USER_MEMORY_REGION for {size:#x} bytes at {gpa:#x}")
         self._slots.append((gpa, size))
 
     def apic_ids(self) -> list[int]:
@@ -73,8 +74,7 @@ class KvmVm(AccelVm):
         return cpu_topology.apic_ids(self._topology, len(self._vcpus))
 
     def create_vcpus(self, count: int) -> None:
-        threads, cores, clusters, dies = cpu_topology.levels(self._topology)
-        levels = ffi.new("struct sc_kvm_topology *", {"threads": threads, "cores": cores, "clusters": clusters, "dies": dies})
+        levels = ffi.new("struct sc_kvm_topology *", cpu_topology.levels(self._topology))
         failure = ffi.new("struct sc_kvm_error *")
         handle = ffi.new("struct sc_kvm_vcpu **")
         for index, apic_id in enumerate(cpu_topology.apic_ids(self._topology, count)):
@@ -115,7 +115,7 @@ class KvmVm(AccelVm):
         _check(lib.sc_kvm_track_dirty(self._vm, enabled), "KVM_SET_USER_MEMORY_REGION (dirty log)")
 
     def take_dirty_pages(self) -> list[tuple[int, bytes]]:
-        """Return (gpa, bitmap) of each RAM region, one bit per 4 KiB page, and start over. Pages are set at least once."""
+        """Return (gpa, bitmap) of each RAM region, one bit per 4 KiB page, and start over."""
         return [(gpa, self._take_slot(slot, size)) for slot, (gpa, size) in enumerate(self._slots)]
 
     def _take_slot(self, slot: int, size: int) -> bytes:
