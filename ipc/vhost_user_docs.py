@@ -19,9 +19,9 @@ Generated from the table in `ipc/vhost_user.py` (`python -m ipc.vhost_user_docs`
 
 A message is a header of three 32-bit numbers in native byte order (request, flags, size of the payload), the payload
 (at most {MAX_PAYLOAD} bytes) and descriptors (at most {MAX_FDS}, on the message's first byte). Flags: bits 0-1 are the
-version (1), bit 2 "reply", bit 3 "need reply". A request without an answer of its own is acknowledged by a u64, zero for
-success, if REPLY_ACK was negotiated and "need reply" is set. "Gate" is the protocol feature without which a request is
-illegal.
+version (1), bit 2 "reply", bit 3 "need reply". A request without an answer of its own is acknowledged by a u64, zero
+for success, if REPLY_ACK was negotiated and "need reply" is set. "Gate" is the protocol feature without which a request
+is illegal.
 """
 HEAD = ("id", "request", "payload", "fds", "answer", "answer's fds", "gate", "ring index")
 

@@ -31,6 +31,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(OPTION, metavar="CMD", help="run the vhost-user wire tests against this backend program")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
+
+
 def open_fds() -> int:
     """Descriptors open in this process."""
     return len(os.listdir("/proc/self/fd"))

@@ -33,7 +33,7 @@ def likely_values(message: wire.Message) -> st.SearchStrategy[tuple[Any, ...]]:
         return values_of(message.payload)
     if isinstance(message.payload, TailLayout):
         return values_of(message.payload)
-    return st.tuples(*(LIKELY.map(int(0xFFFFFFFF).__and__) if kind == "u32" else LIKELY for kind in kinds))
+    return st.tuples(*(LIKELY.map((0xFFFFFFFF).__and__) if kind == "u32" else LIKELY for kind in kinds))
 
 
 @st.composite

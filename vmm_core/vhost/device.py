@@ -1,8 +1,8 @@
 """A virtio device whose back half is another process behind a vhost-user socket, our own or a foreign one.
 
 Transports call from vCPU threads, the main loop serves `channel_fd`. A call waits for the backend at most `timeout`
-seconds per answer (draining a ring: DRAIN_TIMEOUT). A backend that dies, lies or is too slow costs DeviceBroken and one
-`on_broken`; `attach` with a new socket and a reset by the driver make the device usable again.
+seconds per answer (draining a ring: `drain_timeout`). A backend that dies, lies or is too slow costs DeviceBroken and
+one `on_broken`; `attach` with a new socket and a reset by the driver make the device usable again.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class VhostUserDevice(VirtioDevice):
         on_config_change: Callable[[], None],
         on_broken: Callable[[str], None],
         timeout: float = REPLY_TIMEOUT,
+        drain_timeout: float = DRAIN_TIMEOUT,
     ) -> None:
         self.name = name
         self.virtio_id = virtio_id
@@ -55,6 +56,7 @@ class VhostUserDevice(VirtioDevice):
         self._dirty_log = needs_dirty_log
         self._wanted = wanted_features & ~wire.VHOST_FEATURES
         self._on_config_change = on_config_change
+        self._drain_timeout = drain_timeout
         self._link = BackendLink(
             name,
             dirty_log=needs_dirty_log is not None,
@@ -225,7 +227,7 @@ class VhostUserDevice(VirtioDevice):
 
     def _stop(self, session: Session) -> None:
         for index in self._active:
-            rings.stop_ring(session, index, DRAIN_TIMEOUT)
+            rings.stop_ring(session, index, self._drain_timeout)
         if session.has(wire.RESET):
             session.post(wire.RESET_DEVICE)
         self._send_status(session, 0)
