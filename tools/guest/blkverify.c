@@ -27,29 +27,34 @@ struct worker {
     uint8_t *buffer;
 };
 
-static uint64_t now_ns(void) {
+static uint64_t now_ns(void)
+{
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static uint64_t mix(uint64_t x) {
+static uint64_t mix(uint64_t x)
+{
     x += 0x9e3779b97f4a7c15u;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
     return x ^ (x >> 31);
 }
 
-static uint64_t next_random(struct worker *w) {
+static uint64_t next_random(struct worker *w)
+{
     return w->random = mix(w->random);
 }
 
-static void die(const char *what, uint64_t sector) {
+static void die(const char *what, uint64_t sector)
+{
     printf("VERIFY failed: %s at sector %llu: %s\n", what, (unsigned long long)sector, strerror(errno));
     exit(1);
 }
 
-static void fill(uint8_t *data, uint64_t sector, uint32_t generation) {
+static void fill(uint8_t *data, uint64_t sector, uint32_t generation)
+{
     uint64_t words[WORDS], value = mix(seed ^ (sector << 20) ^ generation);
     words[0] = sector;
     words[1] = generation;
@@ -58,7 +63,8 @@ static void fill(uint8_t *data, uint64_t sector, uint32_t generation) {
     memcpy(data, words, SECTOR);
 }
 
-static void check(const uint8_t *data, uint64_t sector, uint32_t generation) {
+static void check(const uint8_t *data, uint64_t sector, uint32_t generation)
+{
     uint8_t wanted[SECTOR];
     uint64_t found[2];
     fill(wanted, sector, generation);
@@ -70,7 +76,8 @@ static void check(const uint8_t *data, uint64_t sector, uint32_t generation) {
     exit(1);
 }
 
-static void account(struct worker *w, uint64_t began, uint64_t sectors) {
+static void account(struct worker *w, uint64_t began, uint64_t sectors)
+{
     uint64_t took = now_ns() - began;
     w->operations++;
     w->bytes += sectors * SECTOR;
@@ -78,7 +85,8 @@ static void account(struct worker *w, uint64_t began, uint64_t sectors) {
         w->slowest_ns = took;
 }
 
-static void write_some(struct worker *w, uint64_t at, uint64_t sectors) {
+static void write_some(struct worker *w, uint64_t at, uint64_t sectors)
+{
     for (uint64_t i = 0; i < sectors; i++)
         fill(w->buffer + i * SECTOR, w->first + at + i, ++w->generation[at + i]);
     uint64_t began = now_ns();
@@ -88,7 +96,8 @@ static void write_some(struct worker *w, uint64_t at, uint64_t sectors) {
     account(w, began, sectors);
 }
 
-static void read_some(struct worker *w, uint64_t at, uint64_t sectors) {
+static void read_some(struct worker *w, uint64_t at, uint64_t sectors)
+{
     memset(w->buffer, 0xa5, sectors * SECTOR);
     uint64_t began = now_ns();
     ssize_t wanted = (ssize_t)(sectors * SECTOR);
@@ -99,12 +108,14 @@ static void read_some(struct worker *w, uint64_t at, uint64_t sectors) {
         check(w->buffer + i * SECTOR, w->first + at + i, w->generation[at + i]);
 }
 
-static void sweep(struct worker *w, void (*visit)(struct worker *, uint64_t, uint64_t)) {
+static void sweep(struct worker *w, void (*visit)(struct worker *, uint64_t, uint64_t))
+{
     for (uint64_t at = 0; at < w->count; at += MOST_SECTORS)
         visit(w, at, w->count - at < MOST_SECTORS ? w->count - at : MOST_SECTORS);
 }
 
-static void *work(void *opaque) {
+static void *work(void *opaque)
+{
     struct worker *w = opaque;
     sweep(w, write_some);
     while (now_ns() < end_ns) {
@@ -125,7 +136,8 @@ static void *work(void *opaque) {
     return NULL;
 }
 
-static void prepare(struct worker *w, uint64_t index, uint64_t sectors) {
+static void prepare(struct worker *w, uint64_t index, uint64_t sectors)
+{
     w->first = index * sectors;
     w->count = sectors;
     w->random = mix(seed + index);
@@ -135,7 +147,8 @@ static void prepare(struct worker *w, uint64_t index, uint64_t sectors) {
         die("open", 0);
 }
 
-static void report(const struct worker *workers, int threads, double seconds) {
+static void report(const struct worker *workers, int threads, double seconds)
+{
     uint64_t operations = 0, bytes = 0, slowest = 0;
     for (int i = 0; i < threads; i++) {
         operations += workers[i].operations;
@@ -146,7 +159,8 @@ static void report(const struct worker *workers, int threads, double seconds) {
            (unsigned long long)(bytes >> 20), seconds, (double)slowest / 1e6);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     if (argc < 4) {
         fprintf(stderr, "usage: blkverify PATH MEGABYTES SECONDS [THREADS [direct|cached [SEED]]]\n");
         return 2;
