@@ -23,8 +23,8 @@ class Rig:
     def __init__(
         self, *, queues: int = 2, dirty_log: bool = False, timeout: float = 5.0, virtio_id: int = ID_BLOCK
     ) -> None:
-        self._ram = os.memfd_create("guest-ram")
-        os.ftruncate(self._ram, 2 * MIB)
+        self.ram = os.memfd_create("guest-ram")
+        os.ftruncate(self.ram, 2 * MIB)
         self.memory = (self.region(0, 0), self.region(HIGH_GPA, MIB))
         self.log = DirtyLog(HIGH_GPA + MIB) if dirty_log else None
         self._bells = [os.eventfd(0) for _ in range(2 * queues)]
@@ -44,7 +44,7 @@ class Rig:
         )
 
     def region(self, gpa: int, offset: int) -> RamRegion:
-        return RamRegion(gpa=gpa, size=MIB, fd=self._ram, offset=offset, host_address=0x5555_0000_0000)
+        return RamRegion(gpa=gpa, size=MIB, fd=self.ram, offset=offset, host_address=0x5555_0000_0000)
 
     def attach(self, backend: FakeBackend) -> FakeBackend:
         self.device.attach(backend.end)
@@ -75,7 +75,7 @@ class Rig:
         self.device.close()
         if self.log is not None:
             self.log.close()
-        for fd in (self._ram, *self._bells):
+        for fd in (self.ram, *self._bells):
             os.close(fd)
 
     def _changed(self, *_: Any) -> None:
