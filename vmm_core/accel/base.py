@@ -49,6 +49,10 @@ class AccelVm:
     def create_vcpus(self, count: int) -> None:
         raise NotImplementedError
 
+    def apic_ids(self) -> list[int]:
+        """The APIC ids of the created vCPUs, for MP table and MADT."""
+        raise NotImplementedError
+
     def set_boot_registers(self, registers: BootRegisters) -> None:
         """Prepare vCPU 0; the others wait for INIT/SIPI."""
         raise NotImplementedError

@@ -45,6 +45,9 @@ class TestVm(AccelVm):
         for kick in self._kicks:
             kick.acquire()
 
+    def apic_ids(self) -> list[int]:
+        return list(range(len(self._kicks)))
+
     def set_boot_registers(self, registers: BootRegisters) -> None:
         """No CPU, no registers."""
 

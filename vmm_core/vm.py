@@ -1,0 +1,143 @@
+"""One virtual machine: accelerator, memory, machine and vCPUs put together, and its life from build to shutdown."""
+
+from __future__ import annotations
+
+from vmm_core import log
+from vmm_core._native import lib
+from vmm_core.accel import probe
+from vmm_core.bus.dispatch import Bus
+from vmm_core.errors import VmmError
+from vmm_core.machine.microvm import MachineEvents, Microvm, ram_pieces
+from vmm_core.memory.guest_memory import GuestMemory
+from vmm_core.serial import SerialPort
+from vmm_core.vcpus import Vcpus
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmm_core.accel.base import AccelVm
+    from vmm_core.config.records import VmConfig
+    from vmm_core.loop import EventLoop
+
+    Listener = Callable[[str, dict[str, object]], None]
+
+STOP_LIMIT = 5.0  # seconds for vCPU threads to leave the guest at shutdown
+GUEST_SHUTDOWN = "guest-shutdown"
+
+
+class Vm:
+    """Methods are for the event loop's thread, except the `request_*` ones, which any thread may call."""
+
+    def __init__(self, config: VmConfig, loop: EventLoop) -> None:
+        self.config = config
+        self.loop = loop
+        self.exit_status = 0
+        self.accel_name, self.accel_reason = probe.choose(config.machine.accel)
+        log.info(f"accelerator {self.accel_name}: {self.accel_reason}")
+        self.bus = Bus()
+        self.memory = GuestMemory(config.memory, config.machine, ram_pieces(config.memory.size))
+        self.accel_vm = self._create_accel_vm()
+        for region in self.memory.regions:
+            self.accel_vm.add_ram(region.gpa, region.size, region.host_address)
+        self.accel_vm.create_vcpus(config.cpus.cpus)
+        events = MachineEvents(self._guest_power_off, self._guest_reset)
+        self.machine = Microvm(config, self.accel_vm, self.bus, self.memory, events)
+        self.vcpus = Vcpus(self.accel_vm, self.bus, config.cpus.cpus, self._vcpu_exit)
+        self.serial: SerialPort | None = None
+        self._listeners: list[Listener] = []
+        self._shutting_down = False
+
+    def _create_accel_vm(self) -> AccelVm:
+        if self.accel_name == "kvm":
+            from vmm_core.accel.kvm.vm import KvmVm
+
+            return KvmVm(self.bus.handle, self.config.cpus)
+        if self.accel_name == "tcg":
+            from vmm_core.accel.tcg.vm import TcgVm
+
+            return TcgVm(self.bus.handle, self.config.cpus)
+        from vmm_core.accel.test.vm import TestVm
+
+        return TestVm(self.bus.handle, self.loop)
+
+    @property
+    def paused(self) -> bool:
+        return self.vcpus.paused
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call `listener(event, data)` for each QMP event, on the event loop's thread."""
+        self._listeners.append(listener)
+
+    def boot(self) -> None:
+        """Load the kernel and prepare the boot CPU: the last step that can fail for the user's files."""
+        if self.accel_name == "test" and self.config.boot.kernel is None:
+            return
+        apic_ids = self.accel_vm.apic_ids()
+        registers = self.machine.boot(apic_ids, decompress=self.accel_name == "tcg")
+        self.accel_vm.set_boot_registers(registers)
+
+    def start(self) -> None:
+        """Let the guest run (or wait, with `-S`)."""
+        self.vcpus.start(paused=self.config.freeze)
+
+    def pause(self) -> None:
+        """QMP `stop`: GenericError when paused already, as StratoVirt has it."""
+        if self.paused:
+            raise VmmError("the VM is paused already")
+        self.vcpus.pause()
+        self.emit("STOP")
+
+    def resume(self) -> None:
+        """QMP `cont`."""
+        if not self.paused:
+            raise VmmError("the VM is running already")
+        self.vcpus.resume()
+        self.emit("RESUME")
+
+    def power_down(self) -> None:
+        """QMP `system_powerdown`: the power button; a guest that does not listen is shut down, as StratoVirt does."""
+        self.emit("POWERDOWN")
+        if self.paused or not self.machine.pm.press_power_button():
+            self.shut_down("host-qmp-system-powerdown", guest=False)
+
+    def reset(self) -> None:
+        """QMP `system_reset`: on a microvm a reset ends the VM."""
+        self.emit("RESET", {"guest": False})
+        self.shut_down("host-qmp-system-reset", guest=False)
+
+    def request_shutdown(self, reason: str, *, guest: bool, status: int = 0) -> None:
+        """Shut down soon; from any thread."""
+        self.loop.call_soon(lambda: self.shut_down(reason, guest=guest, status=status))
+
+    def shut_down(self, reason: str, *, guest: bool, status: int = 0) -> None:
+        """Stop the vCPUs, tell the listeners, leave the event loop. Later calls do nothing."""
+        if self._shutting_down:
+            return
+        self._shutting_down = True
+        self.exit_status = status
+        log.info(f"shutting down: {reason}")
+        if not self.vcpus.stop(STOP_LIMIT):
+            log.warn(f"a vCPU was still busy {STOP_LIMIT:g} s after the order to stop")
+        self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
+        self.loop.stop()
+
+    def emit(self, event: str, data: dict[str, object] | None = None) -> None:
+        for listener in self._listeners:
+            listener(event, data or {})
+
+    def _guest_power_off(self) -> None:
+        self.request_shutdown(GUEST_SHUTDOWN, guest=True)
+
+    def _guest_reset(self) -> None:
+        """A microvm has no reset: a reboot ends it, and whoever runs VMs starts a new one."""
+        self.request_shutdown(GUEST_SHUTDOWN, guest=True)
+
+    def _vcpu_exit(self, reason: int, message: str) -> None:
+        """A vCPU thread ended; on that thread."""
+        if reason == lib.SC_EXIT_FAILED:
+            log.error(f"{message or 'a vCPU failed'}; the VM ends")
+            self.request_shutdown("internal-error", guest=False, status=1)
+        else:
+            log.info(message or f"the guest asked to stop (exit reason {reason})")
+            self.request_shutdown(GUEST_SHUTDOWN, guest=True)
