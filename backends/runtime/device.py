@@ -6,8 +6,8 @@ memory region each, sizes of files cover what is to be mapped. A device therefor
 Calls come from one thread, one at a time. Ring work runs on the device's own threads.
 
 Descriptors: every `fd` argument passes to the device at the call, which closes it in the end, also when it raises.
-Errors: raise `DeviceError` with one line; the request is answered "failed", the session goes on. Anything else that
-is raised ends the session and with it everything the front-end gave.
+Errors: raise `DeviceError` with one line, leaving the device as it was; the request is answered "failed", the session
+goes on. Anything else that is raised ends the session and with it everything the front-end gave.
 """
 
 from __future__ import annotations

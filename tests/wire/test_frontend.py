@@ -141,6 +141,15 @@ class TestWithOurBackend:
             rig.device.write_config(offset, b"\1\2\3\4")
         assert rig.broken == []
 
+    def test_a_guest_cannot_fill_the_log_with_refused_writes(
+        self, rigs: Callable[..., Rig], ours: OurBackend, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        rig = rigs()
+        rig.device.attach(ours.end)
+        for _ in range(100):
+            rig.device.write_config(0, b"\x77")
+        assert 1 <= capfd.readouterr().err.count("\n") <= 10
+
     def test_the_backend_s_death_is_noticed_without_a_call(self, rigs: Callable[..., Rig], ours: OurBackend) -> None:
         rig = rigs()
         rig.device.attach(ours.end)
@@ -388,11 +397,15 @@ class TestChannel:
 
         fake.answers["SET_VRING_ERR"] = keep
         rig.drive(0)
+        os.set_blocking(errors[0], True)
         os.eventfd_write(errors[0], 1)
-        os.close(errors[0])
+        rig.device.on_channel_readable()
         rig.device.on_channel_readable()
         assert len(rig.broken) == 1
         rig.device.reset()
         rig.drive(1)
-        os.close(errors[1])
-        assert len(rig.broken) == 1
+        os.eventfd_write(errors[1], 1)
+        rig.device.on_channel_readable()
+        assert len(rig.broken) == 2
+        for fd in errors:
+            os.close(fd)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 CONFIG_SIZES = {1: 12, ID_BLOCK: 60}  # bytes of configuration space to ask for: backends refuse more than they have
 BLK_NUM_QUEUES = slice(34, 36)  # in virtio-blk's configuration the backend says its own number, not this device's
 
+MAX_WARNINGS = 10  # log lines that a guest can cause
+
 
 class VhostUserDevice(VirtioDevice):
     """The front half of one vhost-user device; it may exist long before its backend: calls wait for `attach`.
@@ -68,6 +70,7 @@ class VhostUserDevice(VirtioDevice):
         self._config_size = CONFIG_SIZES.get(virtio_id, 0)
         self._config: bytes | None = None
         self._config_changes = self._config_seen = 0
+        self._warnings_left = MAX_WARNINGS
         self._told: Session | None = None  # the session that knows of guest memory and the dirty log
         self._inflight: rings.Inflight | None = None
         self._driver_features: int | None = None  # None: not chosen yet
@@ -189,7 +192,9 @@ class VhostUserDevice(VirtioDevice):
             session.post(wire.SET_CONFIG, offset, len(data), wire.CONFIG_WRITABLE, data)
             session.settle()
         except Refused as error:
-            log.warn(f"{self.name}: write to configuration space at {offset:#x}: {error}")
+            if self._warnings_left > 0:
+                self._warnings_left -= 1
+                log.warn(f"{self.name}: the guest's write to configuration space at {offset:#x}: {error}")
         self._config = None
 
     def _send_features(self, session: Session) -> None:
@@ -211,10 +216,10 @@ class VhostUserDevice(VirtioDevice):
             self._told = session
         if queues and session.has(wire.INFLIGHT_SHMFD):
             self._prepare_inflight(session, queues)
-        base = rings.first_base(self._driver_features or 0)
+        base, error_fd = rings.first_base(self._driver_features or 0), self._link.new_error_fd()
         for queue in queues:
             self._active.append(queue.index)
-            rings.start_ring(session, queue, base, self._link.error_fd, log=self._dirty_log is not None)
+            rings.start_ring(session, queue, base, error_fd, log=self._dirty_log is not None)
         self._send_status(session, self._status)
         session.synchronize()
 

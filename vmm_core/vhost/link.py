@@ -57,8 +57,7 @@ class BackendLink:
         self._session: Session | None = None
         self._channel: BackendChannel | None = None
         self._poller = select.epoll()
-        self.error_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poller.register(self.error_fd, select.EPOLLIN)
+        self._error_fd = -1
 
     def attach(self, sock_fd: int) -> None:
         """Take a connected socket; never waits. Replaces an earlier backend."""
@@ -94,7 +93,7 @@ class BackendLink:
         with self.lock:
             self._drop()
             with self._serve_lock:
-                close_all((self._incoming, self.error_fd))
+                close_all((self._incoming, self._error_fd))
                 self._poller.close()
 
     def fileno(self) -> int:
@@ -106,8 +105,8 @@ class BackendLink:
         changed, failure = False, ""
         with self._serve_lock:
             for fd, _ in [] if self._closed else self._poller.poll(0):
-                if fd == self.error_fd:
-                    os.eventfd_read(fd)
+                if fd == self._error_fd:
+                    self._poller.unregister(fd)  # never read: the backend has it, too, and could make that block
                     self._on_broken("the backend reports that the driver broke a ring")
                 elif self._channel is not None and fd == self._channel.fileno():
                     changed, failure = self._serve_channel(self._channel, failure)
@@ -138,6 +137,14 @@ class BackendLink:
         if session is None:
             raise DeviceBroken(self._reason or "the backend was replaced")
         return session
+
+    def new_error_fd(self) -> int:
+        """An eventfd for rings that are about to start, watched by `serve`; one report each."""
+        with self._serve_lock:
+            close_all((self._error_fd,))
+            self._error_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._poller.register(self._error_fd, select.EPOLLIN)
+            return self._error_fd
 
     def talk(self, what: Callable[[Session], T]) -> T:
         """Run `what(session)`; whatever goes wrong on the wire costs the backend: DeviceBroken."""
