@@ -36,6 +36,7 @@ void output_open(struct output *output, int fd)
     output->fd = fd;
     output->kind = kind_of(fd);
     output->head = output->tail = 0;
+    output->error = 0;
 }
 
 /* Write what goes in without waiting; -EAGAIN when nothing does. A pipe that polls writable takes PIPE_BUF bytes; of a
@@ -61,16 +62,14 @@ static ssize_t write_some(const struct output *output, const uint8_t *data, size
     return written < 0 ? -errno : written;
 }
 
-static int give_up(struct output *output, int error)
+static void give_up(struct output *output, int error)
 {
     output_open(output, -1);
-    return error;
+    output->error = error;
 }
 
-int output_flush(struct output *output)
+static void write_waiting(struct output *output)
 {
-    if (output->kind == OUTPUT_NONE)
-        output->head = output->tail;
     while (output_waiting(output)) {
         uint32_t start = output->head % OUTPUT_ROOM;
         uint32_t length = output_waiting(output);
@@ -80,12 +79,20 @@ int output_flush(struct output *output)
         if (written == -EINTR)
             continue;
         if (written == -EAGAIN)
-            return 1;
+            return;
         if (written < 0)
-            return give_up(output, (int)written);
-        output->head += (uint32_t)written;
+            give_up(output, (int)written);
+        else
+            output->head += (uint32_t)written;
     }
-    return 0;
+}
+
+int output_flush(struct output *output)
+{
+    write_waiting(output);
+    int error = output->error;
+    output->error = 0;
+    return error ? error : output_waiting(output) > 0;
 }
 
 bool output_put(struct output *output, uint8_t byte)
@@ -98,5 +105,8 @@ bool output_put(struct output *output, uint8_t byte)
         return false;
     }
     output->ring[output->tail++ % OUTPUT_ROOM] = byte;
-    return !was_waiting && output_flush(output) > 0;
+    if (was_waiting)
+        return false;
+    write_waiting(output);
+    return output->error || output_waiting(output);
 }

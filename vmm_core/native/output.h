@@ -16,6 +16,7 @@ enum output_kind { OUTPUT_NONE, OUTPUT_NONBLOCKING, OUTPUT_SOCKET, OUTPUT_FILE, 
 struct output {
     int fd;
     enum output_kind kind;
+    int error;     /* -errno that ended the descriptor, until reported */
     uint32_t head; /* free-running: next byte to write out */
     uint32_t tail; /* free-running: next free place */
     uint64_t lost;
@@ -28,10 +29,10 @@ static inline uint32_t output_waiting(const struct output *output)
     return output->tail - output->head;
 }
 
-/* Send a byte or keep it; true when it is the first that has to wait. */
+/* Send a byte or keep it; true when output_flush has something to do or to tell since now. */
 bool output_put(struct output *output, uint8_t byte);
 
-/* Write what waits; 0: all gone, 1: the rest has to wait, -errno: the descriptor is broken and now ignored. */
+/* Write what waits; 0: all gone, 1: the rest has to wait, -errno, once: the descriptor broke and is now ignored. */
 int output_flush(struct output *output);
 
 #endif

@@ -375,9 +375,7 @@ void sc_uart_receive_break(struct sc_uart *uart)
 
 int sc_uart_pump(struct sc_uart *uart)
 {
-    eventfd_t ignored;
     pthread_mutex_lock(&uart->lock);
-    eventfd_read(uart->event_fd, &ignored);
     int result = output_flush(&uart->output);
     hold_back(uart);
     update_interrupt(uart);

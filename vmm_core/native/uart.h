@@ -18,8 +18,8 @@ void sc_uart_free(struct sc_uart *uart);
 uint8_t sc_uart_read(struct sc_uart *uart, uint32_t offset);
 void sc_uart_write(struct sc_uart *uart, uint32_t offset, uint8_t value);
 
-/* An eventfd, readable when sc_uart_pump should be called (output waits) or when input space appeared after a short
- * sc_uart_receive. */
+/* An eventfd, for the main loop to read and reset: call sc_uart_pump (output waits, or its descriptor broke) and offer
+ * input again (there is room after a short sc_uart_receive). */
 int sc_uart_event_fd(const struct sc_uart *uart);
 
 /* Input for the guest; returns how many bytes fitted. After a short count the event fd tells when to offer the rest. */
@@ -28,8 +28,8 @@ int sc_uart_receive(struct sc_uart *uart, const uint8_t *data, uint32_t length);
 /* A break condition on the line (serial consoles: SysRq). */
 void sc_uart_receive_break(struct sc_uart *uart);
 
-/* Try to write waiting output; 0: nothing waits, 1: still waiting (watch the output for POLLOUT), -errno: the output is
- * broken and has been given up: output is discarded until sc_uart_set_output. */
+/* Try to write waiting output; 0: nothing waits, 1: still waiting (watch the output for POLLOUT), -errno, once: the
+ * output is broken and has been given up; what follows is discarded until sc_uart_set_output. */
 int sc_uart_pump(struct sc_uart *uart);
 
 /* Switch the output to `fd`; -1: discard. Output that still waited is discarded, for it was for another reader. When
