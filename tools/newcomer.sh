@@ -17,8 +17,13 @@ cleanup() {
     done
 }
 trap cleanup EXIT
+trap 'exit 130' INT TERM
 cleanup
-rm -rf "$root"
+if grep -q " $root/" /proc/mounts; then
+    echo "something is still mounted below $root" >&2
+    exit 1
+fi
+rm -rf --one-file-system "$root"
 mkdir -p "$(dirname "$root")"
 
 echo "making a minimal Debian 12"

@@ -25,7 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _built(request: pytest.FixtureRequest) -> None:
+def built_guest() -> None:
+    """Skip, naming what is missing, where `make setup` has not run."""
     for path in (STRATOVIRT, GUEST / "vmlinuz", GUEST / "initramfs.cpio", GUEST / "root.ext4"):
         if not path.exists():
             pytest.skip(f"{path.name} is not built (make setup)")

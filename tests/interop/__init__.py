@@ -1,0 +1,1 @@
+"""Tests against other people's programs: QEMU in front of our backend, qemu-storage-daemon behind our VM."""
