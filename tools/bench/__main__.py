@@ -1,0 +1,61 @@
+"""`python -m tools.bench [start|memory|block ...]`: measure against Debian's peers and print the table of ratios."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tools.bench import memory, start
+from tools.bench.machines import Machines
+from tools.bench.table import Row, show
+
+PARTS = ("start", "memory", "block")
+
+
+def measure(parts: list[str], directory: Path) -> Iterator[Row]:
+    """The rows of `parts`; those for KVM only where there is one, Linux on it only where it runs at speed."""
+    tcg, kvm = Machines(directory, "tcg"), Machines(directory, "kvm")
+    has_kvm, ordinary_kvm = kvm_kinds()
+    if "start" in parts:
+        yield from start.imports()
+        if has_kvm:
+            yield from start.first_instruction(kvm)
+        yield from start.userspace(tcg, 1.2)
+        if ordinary_kvm:
+            yield from start.userspace(kvm, 0.5)
+    if "memory" in parts:
+        if has_kvm:
+            yield from memory.rows(kvm, linux=False)
+        yield from memory.rows(tcg, linux=True)
+        if ordinary_kvm:
+            yield from memory.rows(kvm, linux=True)
+    if "block" in parts:
+        from tools.bench import block
+
+        yield from block.rows(directory)
+
+
+def kvm_kinds() -> tuple[bool, bool]:
+    """Whether there is a /dev/kvm, and whether the product's probe finds it fit for ordinary guests."""
+    from vmm_core.accel import probe
+
+    chosen, reason = probe.choose("auto")
+    print(f"accelerator: {chosen} ({reason})")
+    return Path("/dev/kvm").exists(), chosen == "kvm"
+
+
+def main(parts: list[str]) -> int:
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        print(f"usage: python -m tools.bench [{'|'.join(PARTS)} ...]", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        rows = list(measure(parts or list(PARTS), Path(name)))
+    show(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

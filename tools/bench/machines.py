@@ -1,0 +1,108 @@
+"""The VMs that are compared: the same memory, disk and monitor in stratovirt and in QEMU's microvm."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.bench import tiny_kernel
+from tools.paths import GUEST, STRATOVIRT
+
+MEMORY = 128  # MiB
+APPEND = "console=ttyS0 root=/dev/vda rw reboot=k panic=1 quiet"
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Command lines of one VM on `accelerator` in both programs; `directory` takes sockets and images."""
+
+    directory: Path
+    accelerator: str
+
+    def ours(self, kernel: list[str]) -> list[str]:
+        disk, qmp = self._disk("ours"), self.directory / "ours.qmp"
+        return [
+            *(str(STRATOVIRT), "-accel", self.accelerator, "-m", str(MEMORY), *kernel),
+            *("-drive", f"file={disk},id=rootfs,readonly=false,direct=off,aio=io_uring"),
+            *("-device", "virtio-blk-device,drive=rootfs", "-qmp", f"unix:{qmp},server,nowait", "-serial", "stdio"),
+        ]  # fmt: skip
+
+    def qemu(self, kernel: list[str]) -> list[str]:
+        disk, qmp = self._disk("qemu"), self.directory / "qemu.qmp"
+        processor = "max,-la57" if self.accelerator == "tcg" else "host"
+        return [
+            *("qemu-system-x86_64", "-M", "microvm,acpi=on,rtc=on,memory-backend=ram", "-accel", self.accelerator),
+            *("-object", f"memory-backend-memfd,id=ram,size={MEMORY}M,share=on", "-m", f"{MEMORY}M", "-cpu", processor),
+            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *kernel),
+            *("-drive", f"file={disk},id=rootfs,if=none,format=raw,aio=io_uring"),
+            *("-device", "virtio-blk-device,drive=rootfs", "-qmp", f"unix:{qmp},server=on,wait=off"),
+            *("-serial", "stdio"),
+        ]  # fmt: skip
+
+    def tiny(self) -> tuple[list[str], list[str]]:
+        """The same tiny kernel in both, entered directly by ours and behind QEMU's firmware."""
+        path = self.directory / "tiny.elf"
+        path.write_bytes(tiny_kernel.kernel())
+        return self.ours(["-kernel", str(path)]), self.qemu(["-kernel", str(path)])
+
+    def tiny_firmware(self) -> list[str]:
+        """QEMU's fastest way to any guest code at all: firmware that is nothing but our few instructions."""
+        path = self.directory / "tiny.rom"
+        path.write_bytes(tiny_kernel.firmware())
+        return self.qemu(["-bios", str(path)])
+
+    def linux(self, console: str, words: str = "") -> tuple[list[str], list[str]]:
+        """Debian's kernel in both."""
+        append = f"{APPEND} stratocell.console={console} {words}".strip()
+        kernel = ["-kernel", str(GUEST / "vmlinuz"), "-initrd", str(GUEST / "initramfs.cpio"), "-append", append]
+        return self.ours(kernel), self.qemu(kernel)
+
+    def _disk(self, name: str) -> Path:
+        path = self.directory / f"{name}.ext4"
+        if not path.exists():
+            shutil.copyfile(GUEST / "root.ext4", path)
+        return path
+
+
+class Started:
+    """A started VM; `wait_for` tells how long after exec its console said something."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._began = time.perf_counter()
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._said = b""
+
+    def wait_for(self, mark: bytes, limit: float) -> float:
+        """Seconds from exec until `mark` came; RuntimeError with what the VM said instead."""
+        assert self.process.stdout is not None
+        end = self._began + limit
+        while mark not in self._said:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, end - time.perf_counter()))
+            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            if not data:
+                raise RuntimeError(f"no {mark.decode()!r} from {self.process.args!r}: {self._complaint()}")
+            self._said += data
+        return time.perf_counter() - self._began
+
+    def _complaint(self) -> str:
+        self.close()
+        assert self.process.stderr is not None
+        return (self._said + self.process.stderr.read()).decode(errors="replace")[-2000:]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def time_until(command: list[str], mark: bytes, limit: float = 60.0) -> float:
+    """Milliseconds from exec until the VM's console says `mark`; the VM is then killed."""
+    started = Started(command)
+    try:
+        return started.wait_for(mark, limit) * 1000
+    finally:
+        started.close()
