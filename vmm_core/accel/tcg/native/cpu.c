@@ -61,9 +61,13 @@ static void features(const struct tcg_vcpu *vcpu, struct leaf *leaf)
         leaf->edx &= ~(1u << 9);
 }
 
-static void extended_features(struct leaf *leaf)
+static void extended_features(uint32_t sub, struct leaf *leaf)
 {
-    leaf->eax = 0;
+    if (sub) {
+        *leaf = (struct leaf){ .edx = sub == 2 ? 1u << 4 : 0 };           /* BHI_CTRL: no loop at each system call */
+        return;
+    }
+    leaf->eax = 2;
     leaf->ebx &= ~(1u << 4 | 1u << 9 | 1u << 10 | 1u << 11 | 1u << 14);   /* HLE, ERMS, INVPCID, RTM, MPX */
     leaf->ebx |= 1u << 1;                                                 /* TSC_ADJUST */
     leaf->ecx = 0;
@@ -112,10 +116,7 @@ static void adjust(const struct tcg_vcpu *vcpu, uint32_t index, uint32_t sub, st
     case 1: features(vcpu, leaf); break;
     case 4: cache(vcpu, leaf); break;
     case 6: *leaf = (struct leaf){ .eax = 1 << 2 }; break;      /* the APIC timer never stops */
-    case 7:
-        if (sub == 0)
-            extended_features(leaf);
-        break;
+    case 7: extended_features(sub, leaf); break;
     case 0xa: *leaf = (struct leaf){ 0 }; break;
     case 0xb: topology(vcpu, sub, leaf); break;
     case 0x15: *leaf = (struct leaf){ 1, 1, TCG_TICKS_PER_SECOND, 0 }; break;
@@ -223,7 +224,7 @@ int tcg_msr_write(struct uc_struct *uc, uint32_t index, uint64_t value)
     case MSR_IA32_TSC: set_tsc(vcpu, value); return 1;
     case MSR_TSC_ADJUSTMENT: set_tsc_adjust(vcpu, value); return 1;
     case MSR_IA32_APICBASE: return write_apic_base(vcpu, value);
-    case MSR_SPEC_CONTROL: vcpu->spec_ctrl = value & 7; return 1;
+    case MSR_SPEC_CONTROL: vcpu->spec_ctrl = value; return 1;
     case MSR_PREDICT_COMMAND:
     case MSR_FLUSH_COMMAND:
     case MSR_MICROCODE_UPDATE:
