@@ -50,7 +50,7 @@ def test_ten_broken_sessions_in_a_row_leave_a_working_backend(
 ) -> None:
     for size in range(10):
         broken = connect_frontend()
-        broken.raw(os.urandom(size) + HEADER.pack(0xFFFF, 3, 0xFFFFFFFF), [ram] * size)
+        broken.raw(b"\xff" * size + HEADER.pack(0xFFFF, 3, 0xFFFFFFFF), [ram] * size)
         assert broken.closed()
         broken.close()
 
