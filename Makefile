@@ -55,5 +55,5 @@ newcomer: setup-test  ## make run in a minimal Debian 12 that has nothing else (
 clean:  ## remove what was built, not what was downloaded
 	@find vmm_core backends ipc tests tools -name __pycache__ -prune -exec rm -rf {} + ; \
 	find vmm_core backends -name '*.so' -delete; \
-	find build -mindepth 1 -maxdepth 1 ! -name guest ! -name rig -exec rm -rf {} + 2>/dev/null; \
+	find build -mindepth 1 -maxdepth 1 ! -name guest ! -name rig ! -name unicorn -exec rm -rf {} + 2>/dev/null; \
 	rm -rf build/guest/initramfs.cpio build/guest/root.ext4 .mypy_cache .ruff_cache .pytest_cache

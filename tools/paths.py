@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = Path(os.environ.get("STRATOCELL_BUILD", ROOT / "build"))
+BUILD = ROOT / "build"
 GUEST = BUILD / "guest"
 LOGS = BUILD / "logs"
 VENV = ROOT / ".venv"

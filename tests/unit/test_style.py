@@ -93,7 +93,7 @@ def test_functions_stay_short_enough_to_read() -> None:
 
 def test_c_files_name_their_licence() -> None:
     wrong = []
-    for path in tracked("*.c", "*.h"):
+    for path in tracked("*.c", "*.h", "*.S"):
         wanted = "GPL-2.0-only" if relative(path).startswith(GPL_ROOM) else "MIT"
         if f"SPDX-License-Identifier: {wanted}" not in path.read_text()[:200]:
             wrong.append(f"{relative(path)}: no SPDX-License-Identifier: {wanted}")

@@ -26,10 +26,10 @@ def first_instruction(machines: Machines) -> Iterator[Row]:
             series.append(time_until(command, MARK))
     ours, kernel, firmware = (median(series) for series in times)
     name = f"first instruction, {machines.accelerator}"
-    command, *peers = (" ".join(command) for command in commands)
-    yield Row(f"{name}, absolute", "ms", ours, None, 50.0, True, command)
-    yield Row(f"{name}, of the kernel", "ms", ours, kernel, 0.5, True, f"{command}  against  {peers[0]}")
-    yield Row(f"{name}, QEMU's of its firmware", "ms", ours, firmware, None, True, f"{command}  against  {peers[1]}")
+    text, *peers = [" ".join(command) for command in commands]
+    yield Row(f"{name}, absolute", "ms", ours, None, 50.0, True, text)
+    yield Row(f"{name}, of the kernel", "ms", ours, kernel, 0.5, True, f"{text}  against  {peers[0]}")
+    yield Row(f"{name}, QEMU's of its firmware", "ms", ours, firmware, None, True, f"{text}  against  {peers[1]}")
 
 
 def userspace(machines: Machines, aim: float) -> Iterator[Row]:

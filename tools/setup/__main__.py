@@ -5,14 +5,18 @@ from __future__ import annotations
 import sys
 import tomllib
 
-from tools.paths import GUEST, ROOT, STRATOVIRT, VENV
+from tools.paths import ROOT, STRATOVIRT, VENV
 from tools.progress import StepFailed
 from tools.setup.steps import Step, run_steps
 
 PYTHON = str(VENV / "bin" / "python")
 PIP = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
 PACKAGES = ("vmm_core", "backends", "ipc")
-C_SOURCES = tuple(f"{package}/**/{name}" for package in PACKAGES for name in ("*.c", "*.h", "build_*.py", "*.policy"))
+C_FILES = ("*.c", "*.h", "build_*.py")
+C_SOURCES = tuple(f"{place}/**/{name}" for place in ("vmm_core/native", "backends", "ipc") for name in C_FILES)
+EXTENSIONS = ("vmm_core/_native*.so", "backends/runtime/_sandbox*.so", "backends/blk/_blk*.so")
+SOFTWARE_CPU = "vmm_core/accel/tcg"
+SOFTWARE_CPU_SOURCES = tuple(f"{SOFTWARE_CPU}/**/{name}" for name in ("*.c", "*.h", "*.patch", "*.py"))
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +45,7 @@ def installing(dependencies: list[str]) -> list[Step]:
     version = "{}.{}".format(*sys.version_info)
     make = [sys.executable, "-m", "venv", str(VENV)]
     return [
-        Step("venv", "making the virtual environment", make, words=(version,), outputs=(VENV / "bin" / "python",)),
+        Step("venv", "making the virtual environment", make, words=(version,), outputs=(".venv/bin/python",)),
         pip_step("python-packages", "installing the Python packages", ["setuptools>=68", "wheel", *dependencies]),
     ]
 
@@ -63,6 +67,7 @@ def building() -> list[Step]:
             "building the C extensions",
             [PYTHON, "setup.py", "build_ext", "--inplace", "--force"],
             inputs=C_SOURCES,
+            outputs=EXTENSIONS,
         ),
         Step(
             "launcher",
@@ -70,13 +75,14 @@ def building() -> list[Step]:
             [PYTHON, "-m", "tools.setup.launcher", str(STRATOVIRT)],
             inputs=("tools/setup/launcher.py", *project),
             words=(str(ROOT),),
-            outputs=(STRATOVIRT,),
+            outputs=(".venv/bin/stratovirt",),
         ),
         Step(
             "software-cpu",
             "building the software CPU",
-            [PYTHON, "-m", "vmm_core.accel.tcg.build"],
-            inputs=tuple(f"vmm_core/accel/tcg/**/{name}" for name in ("*.c", "*.h", "*.patch", "build*.py")),
+            [PYTHON, "-m", "vmm_core.accel.tcg.fetch"],
+            inputs=(*SOFTWARE_CPU_SOURCES, "vmm_core/native/bus.h"),
+            outputs=(f"{SOFTWARE_CPU}/_tcg*.so",),
         ),
         Step(
             "bytecode",
@@ -89,7 +95,7 @@ def building() -> list[Step]:
             "building the guest",
             [PYTHON, "-m", "tools.guest"],
             inputs=("tools/guest/**/*",),
-            outputs=tuple(GUEST / name for name in ("vmlinuz", "initramfs.cpio", "root.ext4")),
+            outputs=tuple(f"build/guest/{name}" for name in ("vmlinuz", "initramfs.cpio", "root.ext4")),
         ),
     ]
 

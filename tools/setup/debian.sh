@@ -3,7 +3,7 @@
 # Asks for nothing when nothing is missing; otherwise needs root, or sudo.
 set -eu
 here=$(dirname "$0")
-log=${STRATOCELL_BUILD:-build}/logs/debian.log
+log=build/logs/debian.log
 
 wanted=""
 for group in "$@"; do

@@ -16,14 +16,14 @@ STAMPS = BUILD / "stamps"
 
 @dataclass(frozen=True)
 class Step:
-    """One command and what it depends on. `inputs` are glob patterns below the checkout."""
+    """One command and what it depends on. `inputs` and `outputs` are glob patterns below the checkout."""
 
     name: str
     title: str
     command: list[str]
     inputs: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
-    outputs: tuple[Path, ...] = ()
+    outputs: tuple[str, ...] = ()
     also_done: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -40,7 +40,7 @@ class Step:
     def is_done(self) -> bool:
         """True when nothing that the step reads has changed since it last succeeded."""
         stamp = self.stamp()
-        if not stamp.exists() or not all(path.exists() for path in self.outputs):
+        if not stamp.exists() or not all(any(ROOT.glob(pattern)) for pattern in self.outputs):
             return False
         return stamp.read_text() == self.digest()
 
