@@ -1,4 +1,4 @@
-"""Where the guest's output goes: straight through, never blocking a vCPU, and nothing lost that a driver can hold back."""
+"""The guest's output: straight through, never blocking a vCPU, nothing lost that a driver can hold back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Address decode: each access reaches the one place that answers it, and registration refuses what would be ambiguous."""
+"""Address decode: each access reaches the one place that answers it, and ambiguous registrations are refused."""
 
 from __future__ import annotations
 

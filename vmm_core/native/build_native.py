@@ -8,8 +8,8 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-HEADERS = ("bus.h", "uart.h", "kvm.h")
-SOURCES = ("bus.c", "output.c", "uart.c", "kvm_vm.c", "kvm_vcpu.c", "kvm_cpuid.c", "kvm_boot.c", "kvm_probe.c")
+HEADERS = ("bus.h", "uart.h", "kvm.h", "terminal.h")
+SOURCES = ("bus.c", "output.c", "uart.c", "kvm_vm.c", "kvm_vcpu.c", "kvm_cpuid.c", "kvm_boot.c", "kvm_probe.c", "terminal.c")
 
 
 def declarations(header: str) -> str:
