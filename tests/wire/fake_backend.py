@@ -111,8 +111,10 @@ class FakeBackend:
         elif message is wire.GET_INFLIGHT_FD:
             fd = os.memfd_create("inflight")
             os.ftruncate(fd, 8192)
-            self.reply(frame, message.reply.pack(4096, 4096, *values[2:]), [fd])
-            os.close(fd)
+            try:
+                self.reply(frame, message.reply.pack(4096, 4096, *values[2:]), [fd])
+            finally:
+                os.close(fd)
         elif message is wire.GET_VRING_BASE:
             self.reply(frame, message.reply.pack(values[0], 17))
         else:

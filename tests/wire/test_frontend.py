@@ -179,6 +179,16 @@ def test_a_disk_has_as_many_queues_as_the_machine_gave_it(
     assert rig.device.read_config(34, 2) == b"\2\0"
 
 
+def test_memory_can_change_where_a_backend_knows_only_tables(
+    rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend]
+) -> None:
+    rig = rigs()
+    fake = rig.attach(fakes(protocol=PROTOCOL & ~wire.bits(wire.CONFIGURE_MEM_SLOTS)))
+    rig.drive()
+    rig.device.set_memory(rig.memory[:1])
+    assert fake.seen[-1] == ("SET_MEM_TABLE", ([(0, MIB, USER_ADDRESS_BASE, 0)],))
+
+
 @pytest.mark.parametrize("missing", [bit for bit in range(17) if PROTOCOL >> bit & 1 and bit != wire.CONFIG_SPACE])
 def test_any_protocol_feature_may_be_missing(
     rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend], missing: int
@@ -316,6 +326,42 @@ class TestArrival:
             thread.join()
         assert results == [bytes(fake.config[:4])] * 200
         assert rig.broken == []
+
+
+def test_backends_that_die_at_any_moment_leave_no_thread_stuck(
+    rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend]
+) -> None:
+    rig = rigs(timeout=2.0)
+    over = threading.Event()
+    started = 0
+
+    def guest() -> None:
+        nonlocal started
+        while not over.is_set():
+            try:
+                rig.drive()
+                started += 1
+                rig.device.read_config(0, 60)
+            except DeviceBroken:
+                pass
+            rig.device.reset()
+
+    vcpus = [threading.Thread(target=guest) for _ in range(2)]
+    for vcpu in vcpus:
+        vcpu.start()
+    for number in range(100):
+        fake = rig.attach(fakes())
+        while len(fake.seen) < number and not rig.broken:  # let each get a little further than the last
+            rig.device.on_channel_readable()
+        fake.hang_up()
+        rig.device.on_channel_readable()
+        rig.broken.clear()
+    rig.device.fail("the end")
+    over.set()
+    for vcpu in vcpus:
+        vcpu.join(20)
+        assert not vcpu.is_alive()
+    assert started > 0
 
 
 class TestChannel:

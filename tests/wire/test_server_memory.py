@@ -88,6 +88,15 @@ def test_regions_come_and_go_singly(frontend: RawFrontend, device: MemoryDevice,
     assert sorted(device.regions) == sorted(region[:3] for region in (LOW, HIGH))
 
 
+def test_there_are_as_many_memory_slots_as_promised(frontend: RawFrontend, ram: int) -> None:
+    if not wire.GET_MAX_MEM_SLOTS.allowed(frontend.protocol):
+        pytest.skip("the backend offers no CONFIGURE_MEM_SLOTS")
+    (slots,) = frontend.call(wire.GET_MAX_MEM_SLOTS)
+    for slot in range(slots):
+        assert frontend.acknowledged(wire.ADD_MEM_REG, slot * 8192, 4096, USER + slot * 8192, 0, fds=[ram])
+    assert not frontend.acknowledged(wire.ADD_MEM_REG, slots * 8192, 4096, USER + slots * 8192, 0, fds=[ram])
+
+
 def test_memory_under_a_running_ring_stays(frontend: RawFrontend, device: MemoryDevice, ram: int) -> None:
     frontend.map_ram(ram, LOW, HIGH)
     frontend.start_ring(0)

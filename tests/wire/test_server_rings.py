@@ -85,6 +85,19 @@ def test_a_packed_ring_may_have_any_size(frontend: RawFrontend, device: MemoryDe
     assert frontend.acknowledged(wire.SET_VRING_BASE, 0, 0x80008000)
 
 
+def test_the_areas_of_a_packed_ring_may_end_where_memory_ends(
+    frontend: RawFrontend, device: MemoryDevice, ram: int, bell: int
+) -> None:
+    assert frontend.acknowledged(wire.SET_FEATURES, VERSION_1 | RING_PACKED)
+    frontend.map_ram(ram)
+    assert frontend.acknowledged(wire.SET_VRING_NUM, 0, 100)
+    end = HIGH[2] + MIB
+    assert not frontend.acknowledged(wire.SET_VRING_ADDR, 0, 0, end - 1584, end - 4, end - 4, 0)
+    assert not frontend.acknowledged(wire.SET_VRING_ADDR, 0, 0, end - 1600, end, end - 4, 0)
+    assert frontend.acknowledged(wire.SET_VRING_ADDR, 0, 0, end - 1600, end - 4, end - 4, 0)
+    assert frontend.acknowledged(wire.SET_VRING_KICK, 0, fds=[bell])
+
+
 @pytest.mark.parametrize("base", [0x10000, 0x80000000])
 def test_a_split_base_of_more_than_16_bits_is_refused(mapped: RawFrontend, base: int) -> None:
     assert not mapped.acknowledged(wire.SET_VRING_BASE, 0, base)

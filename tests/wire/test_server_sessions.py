@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backends.runtime.device import Device
 from backends.runtime.server import Server
 from ipc import vhost_user as wire
 from ipc.connection import HEADER, VERSION, Connection
@@ -58,6 +59,26 @@ def test_ten_broken_sessions_in_a_row_leave_a_working_backend(
 class FaultyDevice(MemoryDevice):
     def vring_enable(self, index: int, enabled: bool) -> None:
         raise RuntimeError("a defect")
+
+
+class Forgetful(MemoryDevice):
+    """Has room for an inflight region in its books, but refuses each."""
+
+    set_inflight = Device.set_inflight
+
+
+@pytest.mark.parametrize("message", [wire.GET_INFLIGHT_FD, wire.SET_INFLIGHT_FD], ids=str)
+def test_an_inflight_region_that_the_device_refuses_is_not_leaked(ram: int, message: wire.Message) -> None:
+    device, log = Forgetful(), list[str]()
+    server = Server(device, log.append)
+    ours, theirs = pair()
+    front = Connection(ours)
+    front.send(wire.SET_PROTOCOL_FEATURES.id, 0, wire.SET_PROTOCOL_FEATURES.payload.pack(device.protocol_features))
+    front.send(message.id, 0, message.payload.pack(1 << 20, 0, 1, 64), [ram] * message.fds[1])
+    server.serve_connection(theirs)
+    assert log[-1] == "session ended: memory device keeps no inflight region"
+    front.close()
+    server.close()
 
 
 def test_a_defect_of_the_device_costs_the_session_not_the_process(ram: int) -> None:

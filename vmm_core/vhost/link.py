@@ -49,8 +49,9 @@ class BackendLink:
         self._on_broken = on_broken
         self._serve_lock = allocate_lock()
         self._state_lock = allocate_lock()
-        self._arrival = allocate_lock()  # locked while there is neither a backend nor a reason to give up waiting
+        self._arrival = allocate_lock()  # a turnstile: shut until there is a backend or a reason to give up waiting
         self._arrival.acquire()
+        self._shut = True  # not `_arrival.locked()`: who passes the turnstile holds it for a moment
         self._incoming = -1
         self._reason = ""
         self._closed = False
@@ -156,7 +157,8 @@ class BackendLink:
             raise DeviceBroken(self._reason) from error
 
     def _arrived(self) -> None:
-        if self._arrival.locked():
+        if self._shut:
+            self._shut = False
             self._arrival.release()
 
     def _greet(self, fd: int) -> None:
