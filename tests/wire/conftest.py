@@ -58,7 +58,7 @@ def ram() -> Iterator[int]:
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> MemoryDevice:
-    if request.config.getoption(OPTION):
+    if request.config.getoption(OPTION, None):
         pytest.skip("looks inside our own device")
     return MemoryDevice()
 
@@ -73,7 +73,7 @@ def backend(request: pytest.FixtureRequest, backend_log: list[str]) -> Iterator[
     """A listening backend; yields its socket's path. It must still answer a new front-end when the test is over."""
     with tempfile.TemporaryDirectory(prefix="wire") as directory:
         path = f"{directory}/backend.sock"
-        command = request.config.getoption(OPTION)
+        command = request.config.getoption(OPTION, None)
         if command:
             process = subprocess.Popen([*shlex.split(command), f"--socket-path={path}"])
             os.close(connect(path, timeout=10))
