@@ -11,12 +11,14 @@ import shlex
 import subprocess
 import tempfile
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from backends.runtime.program import listen
 from backends.runtime.server import Server
+from tests.wire.fake_backend import FakeBackend
+from tests.wire.frontend_rig import Rig
 from tests.wire.memory_device import MemoryDevice
 from tests.wire.raw_frontend import RAM_SIZE, RawFrontend
 from vmm_core.vhost.connect import connect
@@ -117,3 +119,29 @@ def frontend(connect_frontend: Callable[[], RawFrontend]) -> RawFrontend:
     one = connect_frontend()
     one.greet()
     return one
+
+
+@pytest.fixture
+def rigs() -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(**options: Any) -> Rig:
+        made.append(Rig(**options))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.close()
+
+
+@pytest.fixture
+def fakes() -> Iterator[Callable[..., FakeBackend]]:
+    made: list[FakeBackend] = []
+
+    def make(**options: Any) -> FakeBackend:
+        made.append(FakeBackend(**options))
+        return made[-1]
+
+    yield make
+    for fake in made:
+        fake.close()
