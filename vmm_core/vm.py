@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from vmm_core import log
-from vmm_core._native import lib
+from vmm_core._native import ffi, lib
 from vmm_core.accel import probe
 from vmm_core.bus.dispatch import Bus
 from vmm_core.errors import VmmError
 from vmm_core.machine.microvm import MachineEvents, Microvm, ram_pieces
 from vmm_core.memory.guest_memory import GuestMemory
 from vmm_core.serial import SerialPort
+from vmm_core.storage import Disk, add_disks
 from vmm_core.vcpus import Vcpus
 
 TYPE_CHECKING = False
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from vmm_core.accel.base import AccelVm
     from vmm_core.config.records import VmConfig
     from vmm_core.loop import EventLoop
+    from vmm_core.vhost.dirty_log import DirtyLog
 
     Listener = Callable[[str, dict[str, object]], None]
 
@@ -33,6 +35,7 @@ class Vm:
         self.config = config
         self.loop = loop
         self.exit_status = 0
+        self.failure = ""  # why it ended with status 1
         self.accel_name, self.accel_reason = probe.choose(config.machine.accel)
         log.info(f"accelerator {self.accel_name}: {self.accel_reason}")
         self.bus = Bus()
@@ -44,7 +47,9 @@ class Vm:
         events = MachineEvents(self._guest_power_off, self._guest_reset)
         self.machine = Microvm(config, self.accel_vm, self.bus, self.memory, events)
         self.vcpus = Vcpus(self.accel_vm, self.bus, config.cpus.cpus, self._vcpu_exit)
-        self.serial: SerialPort | None = None
+        self.serial = self._add_serial() if config.serial else None
+        self.dirty_log = self._create_dirty_log()
+        self.disks: list[Disk] = add_disks(self, self.dirty_log)
         self._listeners: list[Listener] = []
         self._shutting_down = False
 
@@ -60,6 +65,20 @@ class Vm:
         from vmm_core.accel.test.vm import TestVm
 
         return TestVm(self.bus.handle, self.loop)
+
+    def _add_serial(self) -> SerialPort:
+        port, gsi = self.machine.serial_place()
+        return SerialPort(self.accel_vm, self.bus, self.loop, port, gsi)
+
+    def _create_dirty_log(self) -> DirtyLog | None:
+        """A software CPU must learn which pages backends write: it may have translated the code in them."""
+        if not self.accel_vm.needs_dirty_log or not self.config.devices:
+            return None
+        from vmm_core.vhost.dirty_log import DirtyLog
+
+        dirty_log = DirtyLog(self.memory.regions[-1].end)
+        self.accel_vm.attach_dirty_log(int(ffi.cast("uintptr_t", ffi.from_buffer(dirty_log.map))), dirty_log.size)
+        return dirty_log
 
     @property
     def paused(self) -> bool:
@@ -121,6 +140,12 @@ class Vm:
             log.warn(f"a vCPU was still busy {STOP_LIMIT:g} s after the order to stop")
         self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
         self.loop.stop()
+
+    def fail(self, message: str) -> None:
+        """Something without which the VM cannot go on failed: end it with exit status 1."""
+        self.failure = self.failure or message
+        log.error(message)
+        self.shut_down("internal-error", guest=False, status=1)
 
     def emit(self, event: str, data: dict[str, object] | None = None) -> None:
         for listener in self._listeners:

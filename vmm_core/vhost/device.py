@@ -90,6 +90,11 @@ class VhostUserDevice(VirtioDevice):
         """The backend is dead or unwanted: end every wait, lose the device. Never waits. From any thread."""
         self._link.fail(reason)
 
+    @property
+    def was_ready(self) -> bool:
+        """Whether any backend has ever answered: one that dies before that could not be started."""
+        return self._link.greeted
+
     def channel_fd(self) -> int:
         """Poll this for readability in the main loop; the same descriptor for the device's whole life."""
         return self._link.fileno()

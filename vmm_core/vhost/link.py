@@ -59,6 +59,7 @@ class BackendLink:
         self._channel: BackendChannel | None = None
         self._poller = select.epoll()
         self._error_fd = -1
+        self.greeted = False  # some backend has come this far
 
     def attach(self, sock_fd: int) -> None:
         """Take a connected socket; never waits. Replaces an earlier backend."""
@@ -177,6 +178,7 @@ class BackendLink:
             return
         finally:
             close_all((peer_fd,))
+        self.greeted = True
         with self._serve_lock:
             self._poller.register(channel.fileno(), select.EPOLLIN)
             self._poller.register(session.fileno(), select.EPOLLRDHUP)

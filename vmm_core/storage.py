@@ -1,0 +1,142 @@
+"""The disks of a VM: their fronts in the machine, their backends behind vhost-user, and what happens when one dies."""
+
+from __future__ import annotations
+
+import os
+
+from vmm_core import log
+from vmm_core.config.records import BlkDevice, VhostUserBlkDevice
+from vmm_core.disks import open_image
+from vmm_core.errors import VmmError
+from vmm_core.loop import READ
+from vmm_core.vhost.device import VhostUserDevice
+from vmm_core.virtio import blk
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm_core.config.records import ChardevConfig, DriveConfig, VmConfig
+    from vmm_core.supervisor.backend import BackendProcess
+    from vmm_core.supervisor.spawner import Spawner
+    from vmm_core.vhost.dirty_log import DirtyLog
+    from vmm_core.virtio.mmio import MmioTransport
+    from vmm_core.vm import Vm
+
+
+def wants_spawner(config: VmConfig) -> bool:
+    """Whether any disk has a backend of ours."""
+    return any(isinstance(device, BlkDevice) for device in config.devices)
+
+
+class Disk:
+    """One disk of the guest. It is plugged in before its backend exists; the guest's first access waits for that."""
+
+    def __init__(self, vm: Vm, device: BlkDevice | VhostUserBlkDevice, dirty_log: DirtyLog | None) -> None:
+        self.name = blk.display_name(device)
+        self.device = device
+        self._vm = vm
+        self._transport: MmioTransport | None = None
+        self.front = VhostUserDevice(
+            self.name,
+            blk.ID_BLOCK,
+            blk.queue_sizes(device),
+            vm.memory.regions,
+            needs_dirty_log=dirty_log,
+            wanted_features=blk.offered_features(device.num_queues),
+            on_config_change=self._config_changed,
+            on_broken=self._broken,
+        )
+        self._transport = vm.machine.add_virtio(self.name, self.front)
+        vm.loop.add(self.front.channel_fd(), READ, lambda _events: self.front.on_channel_readable())
+
+    def _config_changed(self) -> None:
+        if self._transport is not None:
+            self._transport.config_changed()
+
+    def _broken(self, reason: str) -> None:
+        if self._transport is not None:
+            self._transport.broken(reason)
+
+    def close(self) -> None:
+        self._vm.loop.remove(self.front.channel_fd())
+        self.front.close()
+
+
+class OwnDisk(Disk):
+    """A disk whose image the core opens and whose backend it starts."""
+
+    def __init__(self, vm: Vm, device: BlkDevice, drive: DriveConfig, dirty_log: DirtyLog | None) -> None:
+        self._drive = drive
+        self._image = open_image(drive)
+        self._options = blk.backend_options(device, drive)
+        self.backend: BackendProcess | None = None
+        super().__init__(vm, device, dirty_log)
+
+    def start(self, spawner: Spawner) -> None:
+        """Ask for the backend; returns at once."""
+        from ipc.fds import pair
+
+        ours, theirs = pair()
+        try:
+            self.backend = spawner.start_backend(
+                "blk",
+                self.name,
+                {"vhost": theirs, "image": self._image},
+                self._options,
+                seccomp=self._vm.config.seccomp,
+                on_end=self._backend_ended,
+            )
+        finally:
+            os.close(theirs)
+        self.front.attach(ours)
+
+    def _backend_ended(self, backend: BackendProcess) -> None:
+        """Noticed by pidfd: the waits of vCPUs for it end at once."""
+        said = f" (it said: {backend.last_lines[-1]})" if backend.last_lines else ""
+        self.front.fail(f"its backend {backend.end_reason}{said}")
+        if not self.front.was_ready:
+            self._vm.fail(f"disk {self.name}: its backend {backend.end_reason}{said}")
+
+    def close(self) -> None:
+        super().close()
+        if self.backend is not None:
+            self.backend.stop()
+        os.close(self._image)
+
+
+class ForeignDisk(Disk):
+    """A disk behind a vhost-user socket that somebody else serves."""
+
+    def __init__(
+        self, vm: Vm, device: VhostUserBlkDevice, chardev: ChardevConfig, dirty_log: DirtyLog | None
+    ) -> None:
+        from vmm_core.vhost.connect import connect
+
+        sock = connect(str(chardev.path))
+        super().__init__(vm, device, dirty_log)
+        self.front.attach(sock)
+        try:
+            self.front.prepare()
+        except VmmError as error:
+            raise VmmError(f"{device.driver} {self.name}: {chardev.path}: {error}") from error
+
+
+def add_disks(vm: Vm, dirty_log: DirtyLog | None) -> list[Disk]:
+    """Plug in every configured disk, in the order of the command line."""
+    chardevs = {chardev.id: chardev for chardev in vm.config.chardevs}
+    disks: list[Disk] = []
+    for device in vm.config.devices:
+        if isinstance(device, BlkDevice):
+            disks.append(OwnDisk(vm, device, blk.drive_of(vm.config, device), dirty_log))
+        elif isinstance(device, VhostUserBlkDevice):
+            disks.append(ForeignDisk(vm, device, chardevs[device.chardev], dirty_log))
+        else:
+            raise VmmError(f"device {device.driver} is not built yet")
+    return disks
+
+
+def start_backends(disks: list[Disk], spawner: Spawner) -> None:
+    """Ask the spawner for the backend of each of our disks."""
+    for disk in disks:
+        if isinstance(disk, OwnDisk):
+            disk.start(spawner)
+            log.debug(f"{disk.name}: backend asked for")
