@@ -8,10 +8,10 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "uart.h"
@@ -21,7 +21,9 @@
 #define VIRTIO_MMIO_INTERRUPT_ACK 0x64
 #define VIRTIO_INTERRUPT_VRING 1u
 #define UART_LENGTH 8
-#define READER_SLOTS 256 /* one per vCPU, so that a slot has one reader and always becomes idle */
+#define READER_SLOTS 256 /* one per vCPU, so that vCPUs do not share cache lines */
+#define SPINS 200        /* a read section takes about a microsecond, unless its thread is preempted */
+#define NAP_NS 50000
 
 enum range_kind { RANGE_COLD, RANGE_UART, RANGE_VIRTIO_MMIO };
 
@@ -52,13 +54,15 @@ struct table {
     struct space spaces[2]; /* MMIO, PIO */
 };
 
+/* Readers inside, counted by the phase they entered in. */
 struct reader_slot {
-    _Alignas(64) atomic_uint active;
+    _Alignas(64) atomic_uint active[2];
 };
 
 struct sc_bus {
     struct reader_slot readers[READER_SLOTS];
     _Atomic(struct table *) table;
+    atomic_uint phase;
     pthread_mutex_t writer;
 };
 
@@ -124,13 +128,25 @@ void sc_bus_free(struct sc_bus *bus)
 
 /* --- changing the table ------------------------------------------------------------------------------------------ */
 
-/* A reader that entered before the new table was published holds its slot above zero until it leaves; one that enters
- * later sees the new table. So each slot has to be seen at zero once. */
+/* A preempted reader needs a CPU to leave, so do not keep one busy for long. */
+static void wait_for_zero(const atomic_uint *active)
+{
+    const struct timespec nap = {.tv_nsec = NAP_NS};
+    for (unsigned spins = 0; atomic_load(active); spins++)
+        if (spins > SPINS)
+            nanosleep(&nap, NULL);
+}
+
+/* A reader that entered before the new table was published counts in one of the phases until it leaves; one that enters
+ * later sees the new table. So both counters of each slot have to be seen at zero. Changing the phase first makes that
+ * happen soon: those who come in count elsewhere. */
 static void wait_for_readers(struct sc_bus *bus)
 {
-    for (unsigned i = 0; i < READER_SLOTS; i++)
-        while (atomic_load(&bus->readers[i].active))
-            sched_yield();
+    for (int round = 0; round < 2; round++) {
+        unsigned old = atomic_fetch_xor(&bus->phase, 1);
+        for (unsigned i = 0; i < READER_SLOTS; i++)
+            wait_for_zero(&bus->readers[i].active[old]);
+    }
 }
 
 static void publish(struct sc_bus *bus, struct table *table)
@@ -313,7 +329,7 @@ static atomic_uint *enter(struct sc_bus *bus)
 {
     if (!reader_number)
         reader_number = atomic_fetch_add(&next_reader, 1) % READER_SLOTS + 1;
-    atomic_uint *active = &bus->readers[reader_number - 1].active;
+    atomic_uint *active = &bus->readers[reader_number - 1].active[atomic_load(&bus->phase)];
     atomic_fetch_add(active, 1);
     return active;
 }
