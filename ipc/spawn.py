@@ -9,8 +9,8 @@
 | spawner | `confined` | id, `missing.N`: what of the sandbox could not be had | |
 | spawner | `exited` | pid, status (as from waitpid) | |
 
-A packet is `key NUL value NUL …`, each value led by a letter for its type. msgpack would do, but costs both sides 5 to 10 ms of
-import before the guest runs.
+A packet is `key NUL value NUL …`, each value led by a letter for its type. msgpack would do, but costs both sides 5 to
+10 ms of import before the guest runs.
 """
 
 from __future__ import annotations

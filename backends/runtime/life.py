@@ -14,6 +14,7 @@ from backends.runtime.device import DeviceError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ipc.confine.seccomp import Filter
     from ipc.spawn import Message
 
     Serve = Callable[[dict[str, int], Message], None]
@@ -25,7 +26,7 @@ class Birth(NamedTuple):
     kind: str
     name: str
     serve: Serve
-    policy: str | None
+    policy: Filter | None
     fds: dict[str, int]
     options: Message
     log: int
@@ -57,12 +58,12 @@ def _begin(birth: Birth) -> None:
     os.dup2(birth.log, 1)
     os.dup2(birth.log, 2)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    lib.sc_process_name(f"{birth.kind}:{birth.name}".encode()[:15])
+    lib.sc_process_name(f"{birth.kind.rpartition('.')[2]}:{birth.name}".encode()[:15])
     sandbox.prepare_filter(birth.policy)
     missing = birth.missing + sandbox.confine([*birth.fds.values(), birth.report], birth.lifeline)
     if birth.policy is None:
         missing.append(sandbox.LIFTED)
-    os.write(birth.report, "\0".join(missing).encode())
+    os.write(birth.report, "\0".join(["confined", *missing]).encode())
     os.close(birth.report)
 
 

@@ -1,11 +1,11 @@
 """The warm process that backends are forked from, started by the core before guest memory exists.
 
 `main` imports every backend's code and then forks the *keeper*, the first process of the backends' PID namespace
-(`backends/runtime/keeper.py`); the keeper forks the spawner proper, which is this module's `Spawner`. So the spawner's death
-costs no backend anything and the keeper makes a new one out of warm pages, without the core having to start a program.
+(`backends/runtime/keeper.py`); the keeper forks the spawner proper, which is this module's `Spawner`. So the spawner's
+death costs no backend anything, and the keeper makes a new one out of warm pages: the core need not start a program.
 
-The spawner is single-threaded and has one job, which makes it a fork server: each backend is a `multiprocess` Process of the
-fork context.
+The spawner is single-threaded and has one job, which makes it a fork server: each backend is a `multiprocess` Process
+of the fork context.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends.runtime import keeper, life, sandbox
 from ipc import spawn
-from ipc.errors import PeerClosed, WireError
+from ipc.confine import seccomp
+from ipc.confine.policy import PolicyError
+from ipc.errors import PeerClosed
 from ipc.fds import close_all
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from ipc.spawn import Message
 
 REPORT_LIMIT = 4096  # bytes of what a new backend says about its sandbox
@@ -33,20 +33,29 @@ REPORT_LIMIT = 4096  # bytes of what a new backend says about its sandbox
 
 def main(control: int, lifeline: int, kinds: list[str]) -> int:
     """Preload `kinds`, then leave the keeper behind and return. `control` is the socket to the core."""
-    modules = {kind: load(kind) for kind in kinds}
+    loaded = {kind: load(kind) for kind in kinds}
     process_class = fork_process_class()
     gc.collect()
     gc.freeze()
     missing = sandbox.own_pid_namespace()
     if os.fork() == 0:
         sock = socket(fileno=control)
-        keeper.Keeper(sock, lifeline, lambda: Spawner(sock, modules, process_class, missing).run()).run()
+        keeper.Keeper(sock, lifeline, lambda: Spawner(sock, loaded, process_class, missing).run()).run()
     return 0
 
 
-def load(kind: str) -> ModuleType:
-    """The module with `serve(fds, options)`: `backends.KIND.main`, or KIND itself if it has dots."""
-    return importlib.import_module(kind if "." in kind else f"backends.{kind}.main")
+class Kind(NamedTuple):
+    """The code of one kind of backend, and its compiled policy (`seccomp.policy` beside the code)."""
+
+    serve: life.Serve
+    policy: seccomp.Filter
+
+
+def load(name: str) -> Kind:
+    """Import `backends.NAME.main`, or NAME itself if it has dots."""
+    module = importlib.import_module(name if "." in name else f"backends.{name}.main")
+    policy = os.path.join(os.path.dirname(module.__file__ or ""), "seccomp.policy")
+    return Kind(module.serve, seccomp.compile_policy(policy))
 
 
 def fork_process_class() -> Any:
@@ -75,9 +84,9 @@ class _Child(NamedTuple):
 class Spawner:
     """Answers the core until it hangs up."""
 
-    def __init__(self, sock: socket, modules: dict[str, ModuleType], process_class: Any, missing: list[str]) -> None:
+    def __init__(self, sock: socket, kinds: dict[str, Kind], process_class: Any, missing: list[str]) -> None:
         self._socket = sock
-        self._modules = modules
+        self._kinds = kinds
         self._process_class = process_class
         self._missing = missing
         self._children: dict[int, _Child] = {}  # by pidfd
@@ -109,7 +118,7 @@ class Spawner:
         message, fds = received
         try:
             self._start(message, fds)
-        except (KeyError, IndexError, ImportError, TypeError, ValueError, OSError) as error:
+        except (KeyError, IndexError, ImportError, PolicyError, TypeError, ValueError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
             spawn.send(self._socket, {"op": "failed", "id": message.get("id"), "reason": reason})
         finally:
@@ -118,15 +127,16 @@ class Spawner:
     def _start(self, message: Message, fds: list[int]) -> None:
         identity = int(message["id"] or 0)
         kind = str(message["kind"])
-        if kind not in self._modules:
-            self._modules[kind] = load(kind)
+        if kind not in self._kinds:
+            self._kinds[kind] = load(kind)
+        code = self._kinds[kind]
         named = {name: fds[int(index or 0)] for name, index in spawn.section(message, "fd").items()}
         report, child_report = os.pipe()
         birth = life.Birth(
             kind,
             str(message["name"]),
-            self._modules[kind].serve,
-            policy_path(self._modules[kind]) if message["seccomp"] else None,
+            code.serve,
+            code.policy if message["seccomp"] else None,
             named,
             spawn.section(message, "option"),
             named.pop("log"),
@@ -155,12 +165,12 @@ class Spawner:
     def _report_sandbox(self, pipe: int) -> None:
         """What the new process could not have of its sandbox; nothing at all if it ended before it could say."""
         text = os.read(pipe, REPORT_LIMIT).decode("utf-8", "replace")
-        words = [word for word in text.split("\0") if word]
-        message: Message = {"op": "confined", "id": self._reports.pop(pipe)}
-        message.update({f"missing.{index}": word for index, word in enumerate(words)})
+        identity = self._reports.pop(pipe)
         self._poll.unregister(pipe)
         os.close(pipe)
-        spawn.send(self._socket, message)
+        if text:
+            words = enumerate(text.rstrip("\0").split("\0")[1:])
+            spawn.send(self._socket, {"op": "confined", "id": identity, **{f"missing.{n}": word for n, word in words}})
 
     def _report_exit(self, pidfd: int) -> None:
         child = self._children.pop(pidfd)
@@ -170,10 +180,3 @@ class Spawner:
         spawn.send(self._socket, {"op": "exited", "pid": child.process.pid, "status": child.process.exitcode})
         child.process.close()
 
-
-def policy_path(module: ModuleType) -> str:
-    """`seccomp.policy` in the module's directory."""
-    return os.path.join(os.path.dirname(module.__file__ or ""), "seccomp.policy")
-
-
-__all__ = ["Spawner", "WireError", "fork_process_class", "load", "main", "policy_path"]

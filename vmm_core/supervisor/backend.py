@@ -1,4 +1,4 @@
-"""One backend process as the core sees it: its pid, its log lines, its lifeline, its end."""
+"""One backend process as the core sees it: its pid, its log lines, its lifeline, its sandbox, its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 from vmm_core import log
 from vmm_core.loop import READ
+from vmm_core.supervisor.log_pipe import LogPipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,48 +14,74 @@ if TYPE_CHECKING:
 
     from vmm_core.loop import EventLoop
 
-MAX_LINE = 1000  # characters of one log line
-LINES_PER_SECOND = 20
-KEPT_LINES = 5  # for the message when the backend ends
+STATUS_LIMIT = 1.0  # seconds from a process's end to the word on how it ended
 
 
 class BackendProcess:
-    """A backend that the spawner was asked for. Ours are the read end of its log and the write end of its lifeline."""
+    """A backend that the spawner was asked for. Ours are the read end of its log and the write end of its lifeline.
+
+    `pid` is 0 until it runs; `confined` says that its sandbox stands, and `missing` what the host did not permit of it.
+    After the end: `exit_status` (negative: the signal; None: nobody knows) and `end_reason`, one line.
+    """
 
     def __init__(self, name: str, loop: EventLoop, on_end: Callable[[BackendProcess], None]) -> None:
         self.name = name
         self.pid = 0
-        self.end_reason = ""  # why it ended, one line; empty while it lives
-        self.last_lines: list[str] = []
+        self.namespace_pid = 0
+        self.confined = False
+        self.missing: list[str] = []
+        self.exit_status: int | None = None
+        self.end_reason = ""
         self._loop = loop
         self._on_end = on_end
         self._pidfd = -1
-        self._status_expected = True
-        self._log, self._child_log = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._log = LogPipe(name, loop)
         self._child_lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
-        self._partial = b""
-        self._lines_left = LINES_PER_SECOND
-        loop.add(self._log, READ, self._read_log)
+
+    @property
+    def last_lines(self) -> list[str]:
+        """The last lines it wrote to standard error."""
+        return self._log.last_lines
+
+    @property
+    def pidfd(self) -> int:
+        """Readable when the process has ended; -1 when there is none."""
+        return self._pidfd
 
     def take_ends(self) -> tuple[int, int]:
         """The child's (log, lifeline) descriptors; the caller closes them once they are sent."""
-        return self._child_log, self._child_lifeline
+        return self._log.take_end(), self._child_lifeline
 
-    def started(self, pid: int, pidfd: int) -> None:
-        self.pid, self._pidfd = pid, pidfd
-        self._loop.add(pidfd, READ, lambda _events: self._pidfd_ready())
+    def started(self, namespace_pid: int, pidfd: int) -> None:
+        """It runs; takes `pidfd` over."""
+        self.namespace_pid, self._pidfd = namespace_pid, pidfd
+        self.pid = pid_behind(pidfd)
+        self._loop.add(pidfd, READ, self._pidfd_ready)
+
+    def sandboxed(self, missing: list[str]) -> None:
+        """Its sandbox stands, except for `missing`."""
+        self.confined, self.missing = True, missing
+        for line in missing:
+            log.info(f"{self.name}: sandbox without {line}")
 
     def exited(self, status: int) -> None:
         """The spawner's word on how it ended: negative for a signal."""
-        self._ended(f"killed by {_signal_name(-status)}" if status < 0 else f"exited with status {status}")
+        self.exit_status = status
+        self._ended(f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with status {status}")
 
     def failed(self, reason: str) -> None:
         """It could not be started."""
         self._ended(f"could not be started: {reason}")
 
-    def orphaned(self) -> None:
-        """Nobody will report how it ended; its pidfd still tells that it did."""
-        self._status_expected = False
+    def signal(self, number: int) -> None:
+        """Send a signal, unless it has ended: a pidfd never means another process."""
+        if self._pidfd >= 0:
+            import signal
+
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass
 
     def stop(self) -> None:
         """Let go of the lifeline: the kernel kills the backend if it still lives."""
@@ -62,55 +89,31 @@ class BackendProcess:
             os.close(self._lifeline)
             self._lifeline = -1
 
-    def _pidfd_ready(self) -> None:
-        """It is dead; the status follows from the spawner, in a packet of its own."""
+    def _pidfd_ready(self, _events: int) -> None:
+        """It is dead; how, follows from the spawner or the keeper in a packet of its own."""
         self._loop.remove(self._pidfd)
-        if not self._status_expected:
-            self._ended("ended")
+        self._loop.call_later(STATUS_LIMIT, lambda: self._ended("ended, nobody knows how"))
 
     def _ended(self, reason: str) -> None:
         if self.end_reason:
             return
-        self._read_log(0)
         self.end_reason = reason
+        self._log.close()
         self.stop()
         self._loop.remove(self._pidfd)
-        self._loop.remove(self._log)
-        os.close(self._log)
         if self._pidfd >= 0:
             os.close(self._pidfd)
+            self._pidfd = -1
         self._on_end(self)
 
-    def _read_log(self, _events: int) -> None:
-        try:
-            data = os.read(self._log, 16384)
-        except BlockingIOError:
-            return
-        if not data:
-            self._loop.remove(self._log)
-            return
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        if len(self._partial) > MAX_LINE:
-            lines.append(self._partial)
-            self._partial = b""
-        for line in lines:
-            self._log_line(line.decode("utf-8", "replace")[:MAX_LINE])
 
-    def _log_line(self, line: str) -> None:
-        """A backend may be hostile: what it writes is bounded in length and rate."""
-        if not line:
-            return
-        self.last_lines = [*self.last_lines[1 - KEPT_LINES :], line]
-        if self._lines_left == LINES_PER_SECOND:
-            self._loop.call_later(1.0, self._refill)
-        self._lines_left -= 1
-        if self._lines_left >= 0:
-            log.warn(f"{self.name}: {line}")
-
-    def _refill(self) -> None:
-        if self._lines_left < 0:
-            log.warn(f"{self.name}: {-self._lines_left} more lines within a second, not shown")
-        self._lines_left = LINES_PER_SECOND
+def pid_behind(pidfd: int) -> int:
+    """The number, in our own namespace, of the process that `pidfd` stands for; 0 when it has been reaped."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as info:
+        for line in info:
+            if line.startswith("Pid:"):
+                return max(0, int(line[4:]))
+    return 0
 
 
 def _signal_name(number: int) -> str:

@@ -1,134 +1,233 @@
-"""The core's end of the spawner: started with one `posix_spawn` and not waited for; asked for backends later."""
+"""The core's end of the spawner: started with one `posix_spawn` and not waited for; asked for backends any time after.
+
+The process we start preloads the backends' code, leaves a *keeper* behind and ends. The keeper's life hangs on ours,
+the backends' on the keeper's and on ours; the spawner proper is the keeper's child, and replaced by it when it dies.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import sys
+from time import monotonic
 
+from ipc import spawn
+from ipc.errors import PeerClosed, WireError
+from ipc.fds import close_all
 from vmm_core import log
 from vmm_core.loop import READ
-from vmm_core.supervisor.backend import BackendProcess
+from vmm_core.supervisor.backend import BackendProcess, pid_behind
+from vmm_core.supervisor.log_pipe import LogPipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    from _socket import socket
     from collections.abc import Callable, Mapping, Sequence
 
+    from ipc.spawn import Message, Value
     from vmm_core.loop import EventLoop
 
-PROGRAM = "backends.runtime.spawner"
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # What `python -m` would do, without `site`: it reads every .pth file of the environment, 2 ms that nobody needs.
-BOOTSTRAP = "import sys; sys.path[:0] = {paths!r}; import runpy; runpy.run_module({program!r}, run_name='__main__')"
+PROGRAM = """import sys
+sys.path[:0] = {paths!r}
+from backends.runtime.spawner import main
+sys.exit(main(3, 4, {kinds!r}))
+"""
+# Neither names nor numbers of the core's environment are any of a backend's business. One malloc arena: less memory.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
+SIGTERM = 15
+LEAVE_LIMIT, TERM_LIMIT = 1.0, 0.5  # seconds for backends to end by themselves, and after SIGTERM
 
 
 class Spawner:
-    """Methods are for the event loop's thread. `close` ends the spawner; backends have a life of their own."""
+    """Methods are for the event loop's thread. `close` ends everything that was started."""
 
     def __init__(self, loop: EventLoop, kinds: Sequence[str]) -> None:
         self._loop = loop
         self._backends: dict[int, BackendProcess] = {}
         self._next_id = 1
-        self._socket_fd, self.pid = _start(kinds)
-        self._socket: socket.socket | None = None
-        loop.add(self._socket_fd, READ, self._readable)
+        self.pid = 0  # of the spawner proper, once it is ready
+        self._keeper_pidfd = -1
+        self._log = LogPipe("spawner", loop)
+        self._socket, self._lifeline, starter = _start(kinds, self._log.take_end())
+        self._starter_pid, self._starter_pidfd = starter, os.pidfd_open(starter)
+        loop.add(self._starter_pidfd, READ, self._starter_ended)
+        loop.add(self._socket.fileno(), READ, self._readable)
 
     def start_backend(
         self,
         kind: str,
         name: str,
         fds: Mapping[str, int],
-        options: Mapping[str, object],
+        options: Mapping[str, Value],
         *,
         seccomp: bool,
         on_end: Callable[[BackendProcess], None],
     ) -> BackendProcess:
-        """Ask for a backend; returns at once. `fds` stay the caller's. `on_end` is called when it could not be started or died."""
-        from ipc import spawn
+        """Ask for a backend; returns at once. `fds` stay the caller's.
 
+        `on_end` is called once, when it has ended or could not be started; never before this returns.
+        """
         backend = BackendProcess(name, self._loop, on_end)
         identity, self._next_id = self._next_id, self._next_id + 1
         self._backends[identity] = backend
         log_end, lifeline = backend.take_ends()
+        all_fds = {**fds, "log": log_end, "lifeline": lifeline}
+        message: Message = {"op": "start", "id": identity, "kind": kind, "name": name, "seccomp": seccomp}
+        message.update({f"fd.{what}": index for index, what in enumerate(all_fds)})
+        message.update({f"option.{key}": value for key, value in options.items()})
         try:
-            message = {"op": "spawn", "id": identity, "kind": kind, "name": name, "options": dict(options), "seccomp": seccomp}
-            message["fds"] = [*fds, "log", "lifeline"]
-            spawn.send(self._connection(), message, [*fds.values(), log_end, lifeline])
-        except OSError as error:
-            self._loop.call_soon(lambda: self._fail(identity, f"the spawner is gone: {error.strerror}"))
+            spawn.send(self._socket, message, list(all_fds.values()))
+        except (WireError, ValueError, OSError) as error:
+            reason = f"the spawner cannot be asked: {error}"
+            self._loop.call_soon(lambda: self._fail(identity, reason))
         finally:
-            os.close(log_end)
-            os.close(lifeline)
+            close_all([log_end, lifeline])
         return backend
 
+    def backends(self) -> list[BackendProcess]:
+        """Those that run, or are about to."""
+        return list(self._backends.values())
+
     def close(self) -> None:
-        """Hang up: the spawner ends at once."""
-        self._loop.remove(self._socket_fd)
-        if self._socket is not None:
-            self._socket.close()
-        else:
-            os.close(self._socket_fd)
+        """End all backends, then the spawner. Close their sockets before: that lets them end by themselves."""
+        self._wait_for_ends(LEAVE_LIMIT)
+        for backend in self.backends():
+            backend.signal(SIGTERM)
+        self._wait_for_ends(TERM_LIMIT)
+        for backend in self.backends():
+            log.warn(f"{backend.name}: did not end in time and is killed")
+            backend.stop()
+        os.close(self._lifeline)  # what is left dies with the keeper
+        if self._keeper_pidfd >= 0:
+            _readable_within([self._keeper_pidfd], TERM_LIMIT)
+        self._lost()
 
-    def _connection(self) -> socket.socket:
-        if self._socket is None:
-            import socket
+    def _wait_for_ends(self, limit: float) -> None:
+        deadline = monotonic() + limit
+        while (left := deadline - monotonic()) > 0 and any(backend.pidfd >= 0 for backend in self.backends()):
+            _readable_within([self._socket.fileno()], left)
+            if not self._receive():
+                return
 
-            self._socket = socket.socket(fileno=self._socket_fd)
-        return self._socket
+    # What the spawner says.
 
     def _readable(self, _events: int) -> None:
-        from ipc import spawn
+        self._receive()
 
+    def _receive(self) -> bool:
+        """Deal with one packet; False when there will be no more."""
         try:
-            received = spawn.receive(self._connection())
-        except (OSError, spawn.SpawnProtocolError) as error:
-            log.error(f"spawner: {error}")
-            received = None
-        if received is None:
+            received = spawn.receive(self._socket)
+        except WireError as error:
+            if not isinstance(error, PeerClosed):
+                log.error(f"spawner: {error}")
             self._lost()
-            return
-        message, fds = received
-        backend = self._backends.get(message.get("id", 0))
-        if backend is None:
-            for fd in fds:
-                os.close(fd)
-        elif message["op"] == "started" and len(fds) == 1:
-            backend.started(message["pid"], fds[0])
-        elif message["op"] == "failed":
-            self._fail(message["id"], str(message.get("reason"))[:200])
-        elif message["op"] == "exited":
-            del self._backends[message["id"]]
-            backend.exited(message["status"])
+            return False
+        if received is not None:
+            message, fds = received
+            try:
+                self._obey(message, fds)
+            except (KeyError, TypeError, ValueError, OSError) as error:
+                log.error(f"spawner: bad message {message.get('op')!r}: {type(error).__name__} {error}")
+            finally:
+                close_all(fds)
+        return True
+
+    def _obey(self, message: Message, fds: list[int]) -> None:
+        """Act on a message; descriptors left in `fds` are closed by the caller."""
+        what = message["op"]
+        if what == "ready":
+            self._spawner_ready(int(message["generation"] or 0), fds)
+        elif what == "exited":
+            self._backend_exited(int(message["pid"] or 0), int(message["status"] or 0))
+        elif what == "failed":
+            self._fail(int(message["id"] or 0), str(message["reason"])[:200])
+        else:
+            backend = self._backends.get(int(message["id"] or 0))
+            if backend is not None and what == "started":
+                backend.started(int(message["pid"] or 0), fds.pop())
+            elif backend is not None and what == "confined":
+                backend.sandboxed([str(word)[:200] for word in spawn.section(message, "missing").values()])
+
+    def _spawner_ready(self, generation: int, fds: list[int]) -> None:
+        self.pid = pid_behind(fds.pop())
+        if self._keeper_pidfd < 0:
+            self._keeper_pidfd = fds.pop()
+            self._loop.add(self._keeper_pidfd, READ, lambda _events: self._lost())
+        if generation:
+            log.error("the spawner died and was replaced; running backends are not affected")
+            self._fail_waiting("the spawner died")
+
+    def _backend_exited(self, namespace_pid: int, status: int) -> None:
+        for identity, backend in list(self._backends.items()):
+            if backend.namespace_pid == namespace_pid and backend.pid:
+                del self._backends[identity]
+                backend.exited(status)
+
+    # What goes wrong.
 
     def _fail(self, identity: int, reason: str) -> None:
         backend = self._backends.pop(identity, None)
         if backend is not None:
             backend.failed(reason)
 
+    def _fail_waiting(self, reason: str) -> None:
+        for identity, backend in list(self._backends.items()):
+            if not backend.pid:
+                self._fail(identity, reason)
+
+    def _starter_ended(self, _events: int) -> None:
+        """It ends when its keeper stands; any other end means that there is none."""
+        self._loop.remove(self._starter_pidfd)
+        os.close(self._starter_pidfd)
+        self._starter_pidfd = -1
+        _pid, status = os.waitpid(self._starter_pid, 0)
+        if status:
+            self._lost()
+
     def _lost(self) -> None:
-        """Running backends go on; their ends are then known by pidfd alone, without a status."""
-        log.error("the spawner ended; running backends are not affected, new ones cannot be started")
-        self._loop.remove(self._socket_fd)
-        waiting = [identity for identity, backend in self._backends.items() if backend.pid == 0]
-        for identity in waiting:
-            self._fail(identity, "the spawner ended")
-        for backend in self._backends.values():
-            backend.orphaned()
+        """There is no keeper (any more), and so no backend: the kernel has ended them. Idempotent."""
+        if self._socket.fileno() < 0:
+            return
+        self._loop.remove(self._socket.fileno())
+        self._loop.remove(self._keeper_pidfd)
+        self._socket.close()
+        close_all([self._keeper_pidfd])
+        self._log.close()
+        self.pid = 0
+        said = f": {self._log.last_lines[-1]}" if self._log.last_lines else ""
+        self._fail_waiting(f"there is no spawner{said}")
 
 
-def _start(kinds: Sequence[str]) -> tuple[int, int]:
-    """Start the spawner; returns (our end of its socket, its pid)."""
-    import _socket
+def _readable_within(fds: Sequence[int], seconds: float) -> None:
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    poller.poll(seconds * 1000)
 
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    paths = [root, *(path for path in sys.path if path.endswith("site-packages"))]
-    code = BOOTSTRAP.format(paths=paths, program=PROGRAM)
-    child_fd = 3
-    pid = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-I", "-S", "-c", code, str(child_fd), *kinds],
-        {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
-        file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, theirs.fileno(), child_fd)],
-    )
-    theirs.close()
-    return ours.detach(), pid
+
+def _start(kinds: Sequence[str], log_end: int) -> tuple[socket, int, int]:
+    """Start the program; returns (our end of its socket, the keeper's lifeline, its pid). Takes `log_end` over."""
+    ours, theirs = spawn.channel()
+    lifeline, our_lifeline = os.pipe2(os.O_CLOEXEC)
+    # Out of the way of the numbers that they are to have in the child.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (log_end, theirs.fileno(), lifeline)]
+    paths = [ROOT, *(path for path in sys.path if path.endswith("-packages"))]
+    actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+    wanted = ((high[0], 1), (high[0], 2), (high[1], 3), (high[2], 4))
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-c", PROGRAM.format(paths=paths, kinds=list(kinds))],
+            ENVIRONMENT,
+            file_actions=[*actions, *((os.POSIX_SPAWN_DUP2, source, target) for source, target in wanted)],
+            setsid=True,  # a terminal's Ctrl-C and hang-up are for the core to deal with
+            setsigmask=[],
+        )
+    finally:
+        close_all([*high, log_end, lifeline])
+        theirs.close()
+    return ours, our_lifeline, pid

@@ -44,7 +44,7 @@ def display_name(device: BlkDevice | VhostUserBlkDevice) -> str:
     return device.id or (device.drive if isinstance(device, BlkDevice) else device.chardev)
 
 
-def backend_options(device: BlkDevice, drive: DriveConfig) -> dict[str, object]:
+def backend_options(device: BlkDevice, drive: DriveConfig) -> dict[str, str | int | bool | None]:
     """What `backends.blk` is told of the disk; sizes in bytes, rates per second."""
     return {
         "read_only": drive.readonly,

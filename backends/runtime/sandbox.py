@@ -1,0 +1,140 @@
+"""The sandbox of a backend process (design section 1): what it gives up, in order, and what could not be had.
+
+`confine` comes first, before any thread and before the guest is heard: namespaces, an empty root, no capabilities, no
+rights to gain, only the listed descriptors, limits, Landlock. `seal` comes when the device's threads and io_urings
+exist: the seccomp filter, over all threads, so that its policy need not allow to make any.
+Everything is given up as far as the kernel permits; what it refuses is told in words for the log and QMP, never hidden.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from typing import TYPE_CHECKING
+
+from backends.runtime._sandbox import lib
+from ipc.confine import seccomp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NAMESPACES = (
+    ("mount", lib.SC_NS_MOUNT),
+    ("network", lib.SC_NS_NET),
+    ("IPC", lib.SC_NS_IPC),
+    ("UTS", lib.SC_NS_UTS),
+    ("cgroup", lib.SC_NS_CGROUP),
+)
+NOBODY = 65534
+MAX_DESCRIPTORS = 512  # memory regions, two eventfds for each queue, and room for a new set beside the old
+MAX_PRIVATE_MEMORY = 256 << 20  # bytes of heap and stacks; guest memory is shared and does not count
+LIFTED = "seccomp filter: lifted by -disable-seccomp"
+
+
+class SandboxError(Exception):
+    """Confinement failed in a way that must not be served with; one line."""
+
+
+class _State:
+    filter: seccomp.Filter | None = None
+
+
+def own_pid_namespace() -> list[str]:
+    """Make the next child the first process of a new PID namespace; returns what could not be had.
+
+    Without the right to, a user namespace gives it: then this process, and all it forks, are in that one.
+    """
+    missing: list[str] = []
+    result = lib.sc_unshare(lib.SC_NS_PID)
+    if result == -errno.EPERM and _note(missing, "user namespace", lib.sc_user_namespace()):
+        result = lib.sc_unshare(lib.SC_NS_PID)
+    _note(missing, "PID namespace", result)
+    return missing
+
+
+def confine(fds: Iterable[int], lifeline: int = -1) -> list[str]:
+    """Give up all but `fds` (and the standard ones); returns what could not be had. The process must have one thread.
+
+    `lifeline` is the read end of a pipe: when its last writer is gone the kernel kills this process, also a stuck or
+    stopped one. SandboxError when that has happened already, or cannot be arranged.
+    """
+    missing: list[str] = []
+    _namespaces(missing)
+    _note(missing, "empty bounding set", lib.sc_lock_capabilities())
+    _limits(missing)
+    if os.geteuid() == 0:
+        _note(missing, "user nobody", lib.sc_become(NOBODY, NOBODY))
+    _demand("give up capabilities", lib.sc_drop_capabilities())
+    _demand("give up gaining privileges", lib.sc_no_new_privileges())
+    _demand("forbid tracing", lib.sc_undumpable())
+    kept = sorted({0, 1, 2, *fds, *([lifeline] if lifeline >= 0 else [])})
+    _demand("close descriptors", lib.sc_keep_descriptors(kept, len(kept)))
+    _note(missing, "Landlock", lib.sc_landlock())
+    if lifeline >= 0:
+        _demand("tie my life to the VM's", lib.sc_lifeline(lifeline))
+    return missing
+
+
+def prepare_filter(policy: seccomp.Filter | None) -> None:
+    """What `seal` is to put in force; None (`-disable-seccomp`): nothing."""
+    _State.filter = policy
+
+
+def seal() -> None:
+    """Put the prepared filter in force for all threads; nothing after `prepare_filter(None)`. SandboxError."""
+    if _State.filter is not None:
+        try:
+            _State.filter.load()
+        except OSError as error:
+            raise SandboxError(f"cannot put the seccomp filter in force: {error.strerror}") from error
+
+
+def _namespaces(missing: list[str]) -> None:
+    """New namespaces; in a user namespace of our own if nobody has given us the right to the others."""
+    mounted = lib.sc_unshare(lib.SC_NS_MOUNT)
+    if mounted == -errno.EPERM:
+        _note(missing, "user namespace", lib.sc_user_namespace())
+    for name, flag in NAMESPACES:
+        done = _note(missing, f"{name} namespace", 0 if name == "mount" and not mounted else lib.sc_unshare(flag))
+        if name == "mount" and done:
+            _note(missing, "empty root", lib.sc_empty_root())
+
+
+def _limits(missing: list[str]) -> None:
+    """RLIMIT_NPROC is left alone: it counts all processes of a user, io_uring's workers too; seccomp forbids forks."""
+    limits = {
+        "core": (resource.RLIMIT_CORE, 0),
+        "descriptors": (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS),
+        "private memory": (resource.RLIMIT_DATA, MAX_PRIVATE_MEMORY),
+        "message queues": (resource.RLIMIT_MSGQUEUE, 0),
+        "real-time priority": (resource.RLIMIT_RTPRIO, 0),
+    }
+    for name, (kind, wanted) in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (OSError, ValueError) as error:
+            missing.append(f"limit of {name}: {error}")
+    _allow_locked_memory()
+
+
+def _allow_locked_memory() -> None:
+    """Buffers registered with an io_uring are guest memory, and count as locked."""
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+
+
+def _note(missing: list[str], what: str, result: int) -> bool:
+    if result < 0:
+        missing.append(f"{what}: {os.strerror(-result)}")
+    return bool(result >= 0)
+
+
+def _demand(what: str, result: int) -> None:
+    if result < 0:
+        raise SandboxError(f"cannot {what}: {os.strerror(-result)}")
