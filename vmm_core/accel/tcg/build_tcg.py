@@ -48,7 +48,7 @@ def builder() -> cffi.FFI:
     ffi.set_source(
         "vmm_core.accel.tcg._tcg",
         '#include "tcg.h"',
-        sources=[str((NATIVE / f"{name}.c").relative_to(ROOT)) for name in SOURCES],
+        sources=[str(NATIVE / f"{name}.c") for name in SOURCES],
         include_dirs=[str(NATIVE), str(PACKAGE.parents[1] / "native")],
         extra_compile_args=[
             "-std=gnu11",

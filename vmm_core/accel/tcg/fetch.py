@@ -77,9 +77,9 @@ def _step(stamp_name: str, inputs: str, build: object) -> None:
     stamp.write_text(inputs)
 
 
-def _run(*command: str, cwd: Path | None = None) -> None:
+def _run(*command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
     """Run a quiet command; its output is shown only when it fails."""
-    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         print(done.stdout, file=sys.stderr)
         raise subprocess.CalledProcessError(done.returncode, command[0])
@@ -122,12 +122,13 @@ def _build_engine() -> None:
 
 def _build_module() -> None:
     _say("compiling the module")
-    before = os.getcwd()
-    os.chdir(build_tcg.ROOT)
-    try:
-        build_tcg.builder().compile(tmpdir=".")
-    finally:
-        os.chdir(before)
+    place = build_tcg.ENGINE / "module"
+    place.mkdir(exist_ok=True)
+    code = "from vmm_core.accel.tcg import build_tcg; build_tcg.builder().compile(tmpdir='.')"
+    # a process of its own, away from pyproject.toml, which setuptools would otherwise read and comment on
+    _run(sys.executable, "-c", code, cwd=place, env={**os.environ, "PYTHONPATH": str(build_tcg.ROOT)})
+    for built in place.glob("vmm_core/accel/tcg/_tcg*.so"):
+        shutil.copy(built, build_tcg.PACKAGE)
 
 
 if __name__ == "__main__":

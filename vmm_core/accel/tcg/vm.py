@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vmm_core.config.records import CpuTopology
 
 BUILD_COMMAND = "python -m vmm_core.accel.tcg.fetch"
-CODE_BUFFER = 128 << 20  # bytes of translated code per vCPU; pages are used, and cost memory, only as code is translated
+CODE_BUFFER = 32 << 20  # bytes of translated code per vCPU at most; when full it is dropped and begun anew
 
 
 def load() -> tuple[Any, Any]:
@@ -29,7 +29,7 @@ def load() -> tuple[Any, Any]:
     try:
         from vmm_core.accel.tcg._tcg import ffi, lib
     except ImportError as error:
-        raise VmmError(f"accelerator tcg: the software CPU is not built (`{BUILD_COMMAND}` builds it): {error}") from error
+        raise VmmError(f"accelerator tcg: the software CPU is not built (run `{BUILD_COMMAND}`): {error}") from error
     return ffi, lib
 
 
@@ -65,7 +65,8 @@ class TcgVm(AccelVm):
         return self._ffi.cast(kind, int(native_ffi.cast("uintptr_t", pointer)))
 
     def add_ram(self, gpa: int, size: int, host_address: int) -> None:
-        _check(self._lib.sc_tcg_add_ram(self._vm, gpa, size, host_address), f"adding {size:#x} bytes of RAM at {gpa:#x}")
+        result = self._lib.sc_tcg_add_ram(self._vm, gpa, size, host_address)
+        _check(result, f"adding {size:#x} bytes of RAM at {gpa:#x}")
 
     def attach_dirty_log(self, address: int, size: int) -> None:
         _check(self._lib.sc_tcg_attach_dirty_log(self._vm, address, size), "attaching the dirty log")

@@ -124,7 +124,8 @@ static int choose_interrupt(struct tcg_vcpu *vcpu)
     } else if (tcg_interrupt_pending(vcpu) && tcg_engine_can_interrupt(vcpu)) {
         vector = tcg_interrupt_take(vcpu);
     }
-    if (vcpu->nmi_pending || tcg_interrupt_pending(vcpu))   /* held back: ask again when flags change */
+    /* held back: ask again when flags or priority change */
+    if (vcpu->nmi_pending || tcg_interrupt_pending(vcpu) || tcg_lapic_waits_for_priority(vcpu))
         __atomic_fetch_or(&vcpu->cs->interrupt_request, CPU_INTERRUPT_HARD, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&vcpu->vm->chips);
     return vector;

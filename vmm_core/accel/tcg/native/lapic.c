@@ -88,6 +88,14 @@ int tcg_lapic_pending(struct tcg_vcpu *vcpu)
     return vector;
 }
 
+/* The task priority alone holds an interrupt back: lowering CR8 tells nobody. */
+bool tcg_lapic_waits_for_priority(struct tcg_vcpu *vcpu)
+{
+    int vector = active(&vcpu->lapic) ? highest_bit(vcpu->lapic.irr) : -1;
+
+    return vector >= 0 && (uint32_t)(vector & 0xf0) <= (tcg_engine_tpr(vcpu) & 0xf0);
+}
+
 void tcg_lapic_acknowledge(struct tcg_vcpu *vcpu, int vector)
 {
     clear_bit(vcpu->lapic.irr, vector);

@@ -241,6 +241,7 @@ void tcg_lapic_run_timer(struct tcg_vcpu *vcpu, uint64_t now);
 void tcg_lapic_deliver(struct tcg_vm *vm, uint32_t destination, bool logical, uint32_t mode, uint8_t vector,
                        bool level);
 int tcg_lapic_pending(struct tcg_vcpu *vcpu);
+bool tcg_lapic_waits_for_priority(struct tcg_vcpu *vcpu);
 void tcg_lapic_acknowledge(struct tcg_vcpu *vcpu, int vector);
 bool tcg_lapic_accepts_pic(const struct tcg_vcpu *vcpu);
 
