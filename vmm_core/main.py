@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from vmm_core import log
 from vmm_core.errors import VmmError, describe
@@ -11,15 +12,149 @@ from vmm_core.vm import Vm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm_core.chardev.base import Chardev
-    from vmm_core.config.records import VmConfig
+    import socket
+
+    from vmm_core.config.records import MonitorConfig, VmConfig
+    from vmm_core.daemon import Readiness
+    from vmm_core.qmp.monitor import Monitor
+    from vmm_core.supervisor.spawner import Spawner
 
 
 def run(config: VmConfig) -> int:
     """Run the VM that `config` describes until it ends; returns the exit status. VmmError: it could not be started."""
-    loop = EventLoop()
-    vm = Vm(config, loop)
-    vm.boot()
-    vm.start()
-    loop.run()
-    return vm.exit_status
+    log.configure(2, os.environ.get("STRATOVIRT_LOG_LEVEL"))
+    readiness = _detach() if config.daemonize else None
+    runner = _Runner(config)
+    try:
+        runner.start()
+    except VmmError as error:
+        log.error(describe(error))
+        runner.clean_up()
+        if readiness is None:
+            raise
+        readiness.failed(describe(error))
+        return 1
+    except BaseException:
+        runner.clean_up()
+        raise
+    return runner.run(readiness)
+
+
+def _detach() -> Readiness:
+    from vmm_core.daemon import daemonize
+
+    return daemonize()
+
+
+class _Runner:
+    """What one VM needs besides itself: log file, monitors, spawner, signals, pidfile; and taking all of it down."""
+
+    def __init__(self, config: VmConfig) -> None:
+        self._config = config
+        self._loop = EventLoop()
+        self._vm: Vm | None = None
+        self._spawner: Spawner | None = None
+        self._pidfile = ""
+        self._listeners: list[tuple[MonitorConfig, socket.socket]] = []
+
+    def start(self) -> None:
+        """Everything up to the guest's first instruction; then ask for the backends, which the guest needs later."""
+        config = self._config
+        if config.log_path:
+            from vmm_core.logfile import LogFile
+
+            LogFile(config.log_path).watch(self._loop)
+        self._listen()
+        self._start_spawner()
+        self._vm = vm = Vm(config, self._loop)
+        self._open_chardevs(vm)
+        vm.boot()
+        self._write_pidfile()
+        self._handle_signals(vm)
+        vm.start()
+        if self._spawner is not None:
+            from vmm_core.storage import start_backends
+
+            start_backends(vm.disks, self._spawner)
+
+    def run(self, readiness: Readiness | None) -> int:
+        """Serve until the VM ends; returns the exit status."""
+        assert self._vm is not None
+        vm = self._vm
+        try:
+            monitors = self._open_monitors(vm)
+            if readiness is not None:
+                vm.when_up(readiness.ready, readiness.failed)
+            self._loop.run()
+            for monitor in monitors:
+                monitor.close()
+        finally:
+            self.clean_up()
+        return vm.exit_status
+
+    def clean_up(self) -> None:
+        """Remove what must not be left behind, on every way out. Twice does no harm."""
+        if self._vm is not None:
+            self._vm.close()
+        if self._spawner is not None:
+            self._spawner.close()
+            self._spawner = None
+        if self._pidfile:
+            try:
+                os.unlink(self._pidfile)
+            except OSError:
+                pass  # somebody else removed it
+            self._pidfile = ""
+        if "vmm_core.sockets" in sys.modules:
+            from vmm_core.sockets import remove_all
+
+            remove_all()
+
+    def _listen(self) -> None:
+        """Bind the monitors' sockets early: a management program may connect as soon as the process exists."""
+        for monitor in self._config.monitors:
+            from vmm_core.sockets import listen_tcp, listen_unix
+
+            if monitor.kind == "unix":
+                listener = listen_unix(str(monitor.path), "-qmp")
+            else:
+                listener = listen_tcp(str(monitor.host), int(monitor.port or 0), "-qmp")
+            self._listeners.append((monitor, listener))
+
+    def _start_spawner(self) -> None:
+        from vmm_core.storage import wants_spawner
+
+        if wants_spawner(self._config):
+            from vmm_core.supervisor.spawner import Spawner
+
+            self._spawner = Spawner(self._loop, ["blk"])
+
+    def _open_chardevs(self, vm: Vm) -> None:
+        for config in self._config.chardevs:
+            if config.id == self._config.serial and vm.serial is not None:
+                from vmm_core.chardev.open import open_chardev
+
+                chardev = open_chardev(config, self._loop, lambda: vm.shut_down("terminal", guest=False))
+                vm.chardevs.append(chardev)
+                chardev.attach(vm.serial)
+
+    def _open_monitors(self, vm: Vm) -> list[Monitor]:
+        if not self._listeners:
+            return []
+        from vmm_core.qmp.monitor import Monitor
+
+        return [Monitor(config, listener, vm) for config, listener in self._listeners]
+
+    def _write_pidfile(self) -> None:
+        if self._config.pidfile:
+            from vmm_core.daemon import write_pidfile
+
+            write_pidfile(self._config.pidfile)
+            self._pidfile = self._config.pidfile
+
+    def _handle_signals(self, vm: Vm) -> None:
+        from vmm_core import signals
+
+        signals.install(
+            self._loop, lambda number: vm.shut_down(f"Guest shutdown by signal {number}", guest=False)
+        )

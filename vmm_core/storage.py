@@ -48,6 +48,11 @@ class Disk:
         self._transport = vm.machine.add_virtio(self.name, self.front)
         vm.loop.add(self.front.channel_fd(), READ, lambda _events: self.front.on_channel_readable())
 
+    @property
+    def is_up(self) -> bool:
+        """Whether a backend serves the disk, or is at least running."""
+        return self.front.was_ready
+
     def _config_changed(self) -> None:
         if self._transport is not None:
             self._transport.config_changed()
@@ -88,6 +93,10 @@ class OwnDisk(Disk):
         finally:
             os.close(theirs)
         self.front.attach(ours)
+
+    @property
+    def is_up(self) -> bool:
+        return self.backend is not None and self.backend.pid != 0
 
     def _backend_ended(self, backend: BackendProcess) -> None:
         """Noticed by pidfd: the waits of vCPUs for it end at once."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from vmm_core import log
 from vmm_core._native import ffi, lib
 from vmm_core.accel import probe
@@ -10,7 +12,7 @@ from vmm_core.errors import VmmError
 from vmm_core.machine.microvm import MachineEvents, Microvm, ram_pieces
 from vmm_core.memory.guest_memory import GuestMemory
 from vmm_core.serial import SerialPort
-from vmm_core.storage import Disk, add_disks
+from vmm_core.storage import Disk, OwnDisk, add_disks
 from vmm_core.vcpus import Vcpus
 
 TYPE_CHECKING = False
@@ -18,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmm_core.accel.base import AccelVm
+    from vmm_core.chardev.base import Chardev
     from vmm_core.config.records import VmConfig
     from vmm_core.loop import EventLoop
     from vmm_core.vhost.dirty_log import DirtyLog
 
     Listener = Callable[[str, dict[str, object]], None]
 
+UP_INTERVAL = 0.01  # seconds between looks at whether all backends are there
 STOP_LIMIT = 5.0  # seconds for vCPU threads to leave the guest at shutdown
 GUEST_SHUTDOWN = "guest-shutdown"
 
@@ -35,7 +39,8 @@ class Vm:
         self.config = config
         self.loop = loop
         self.exit_status = 0
-        self.failure = ""  # why it ended with status 1
+        self._on_up: Callable[[], None] | None = None
+        self._on_down: Callable[[str], None] = log.error
         self.accel_name, self.accel_reason = probe.choose(config.machine.accel)
         log.info(f"accelerator {self.accel_name}: {self.accel_reason}")
         self.bus = Bus()
@@ -50,6 +55,8 @@ class Vm:
         self.serial = self._add_serial() if config.serial else None
         self.dirty_log = self._create_dirty_log()
         self.disks: list[Disk] = add_disks(self, self.dirty_log)
+        self.chardevs: list[Chardev] = []
+        self.named_fds: dict[str, int] = {}  # QMP getfd
         self._listeners: list[Listener] = []
         self._shutting_down = False
 
@@ -84,6 +91,13 @@ class Vm:
     def paused(self) -> bool:
         return self.vcpus.paused
 
+    def iothread_pid(self, iothread: str) -> int:
+        """The process in which the iothread runs: the backend of the disk that names it, else the core."""
+        for disk in self.disks:
+            if isinstance(disk, OwnDisk) and disk.device.iothread == iothread and disk.backend:
+                return disk.backend.pid
+        return os.getpid()
+
     def subscribe(self, listener: Listener) -> None:
         """Call `listener(event, data)` for each QMP event, on the event loop's thread."""
         self._listeners.append(listener)
@@ -99,6 +113,20 @@ class Vm:
     def start(self) -> None:
         """Let the guest run (or wait, with `-S`)."""
         self.vcpus.start(paused=self.config.freeze)
+
+    def when_up(self, ready: Callable[[], None], failed: Callable[[str], None]) -> None:
+        """Call `ready` once every disk has its backend, or `failed` with the reason when one cannot be started."""
+        self._on_up, self._on_down = ready, failed
+        self._check_up()
+
+    def _check_up(self) -> None:
+        if self._on_up is None:
+            return
+        if all(disk.is_up for disk in self.disks):
+            ready, self._on_up = self._on_up, None
+            ready()
+        else:
+            self.loop.call_later(UP_INTERVAL, self._check_up)
 
     def pause(self) -> None:
         """QMP `stop`: GenericError when paused already, as StratoVirt has it."""
@@ -143,9 +171,20 @@ class Vm:
 
     def fail(self, message: str) -> None:
         """Something without which the VM cannot go on failed: end it with exit status 1."""
-        self.failure = self.failure or message
         log.error(message)
+        if self._on_up is not None:
+            self._on_up = None
+            self._on_down(message)
         self.shut_down("internal-error", guest=False, status=1)
+
+    def close(self) -> None:
+        """Give back terminal, sockets and backends. Twice does no harm."""
+        for chardev in self.chardevs:
+            chardev.close()
+        self.chardevs = []
+        for disk in self.disks:
+            disk.close()
+        self.disks = []
 
     def emit(self, event: str, data: dict[str, object] | None = None) -> None:
         for listener in self._listeners:

@@ -24,6 +24,7 @@ class Chardev:
         self._loop = loop
         self._port: SerialPort | None = None
         self._input = -1
+        self._pollable = True
         self._pending = b""
 
     @property
@@ -45,8 +46,13 @@ class Chardev:
         self._input = read_fd
         if self._port is not None:
             self._port.set_output(write_fd)
+        self._pollable = True
         if read_fd >= 0:
-            self._loop.add(read_fd, READ, self._readable)
+            try:
+                self._loop.add(read_fd, READ, self._readable)
+            except PermissionError:  # a regular file or /dev/null: always ready, which epoll refuses to say
+                self._pollable = False
+                self._loop.call_soon(lambda: self._readable(READ))
 
     def _disconnect(self) -> None:
         if self._port is not None:
@@ -57,6 +63,8 @@ class Chardev:
         self._pending = b""
 
     def _readable(self, _events: int) -> None:
+        if self._input < 0:
+            return
         try:
             data = os.read(self._input, CHUNK)
         except BlockingIOError:
@@ -84,7 +92,12 @@ class Chardev:
             return
         if self._pending:
             self._pending = self._pending[self._port.receive(self._pending) :]
-        if self._input >= 0:
-            self._loop.remove(self._input)
+        if self._input < 0:
+            return
+        if not self._pollable:
             if not self._pending:
-                self._loop.add(self._input, READ, self._readable)
+                self._loop.call_soon(lambda: self._readable(READ))
+            return
+        self._loop.remove(self._input)
+        if not self._pending:
+            self._loop.add(self._input, READ, self._readable)

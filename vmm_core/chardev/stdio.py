@@ -33,7 +33,7 @@ class StdioChardev(Chardev):
             from vmm_core.chardev import terminal
 
             terminal.make_raw(STDIN)
-        self._connect(_pollable(STDIN), STDOUT)
+        self._connect(STDIN, STDOUT)
 
     def close(self) -> None:
         super().close()
@@ -59,13 +59,3 @@ class StdioChardev(Chardev):
                 for_guest.append(byte)
         return bytes(for_guest)
 
-
-def _pollable(fd: int) -> int:
-    """`fd`, or -1 for a regular file or a closed descriptor: epoll takes neither."""
-    import stat
-
-    try:
-        mode = os.fstat(fd).st_mode
-    except OSError:
-        return -1
-    return -1 if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else fd

@@ -1,0 +1,7 @@
+"""All QMP commands, one module per family; importing this package registers them."""
+
+from __future__ import annotations
+
+from vmm_core.qmp.commands import descriptors, lifecycle, machine, probes
+
+__all__ = ["descriptors", "lifecycle", "machine", "probes"]
