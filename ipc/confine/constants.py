@@ -76,7 +76,7 @@ CONSTANTS = {
     # <linux/kvm.h>: the ioctl type of KVM is 0xAE, in bits 8 to 15
     "IOCTL_TYPE_MASK": 0xFF00,
     "IOCTL_TYPE_KVM": 0xAE00,
-    "IOCTL_TYPE_TTY": 0x5400,
+    "IOCTL_TYPE_VHOST": 0xAF00,
     # <linux/io_uring.h>
     "IORING_REGISTER_BUFFERS": 0,
     "IORING_UNREGISTER_BUFFERS": 1,

@@ -8,8 +8,8 @@
     openat: return ENOENT                 fails, harmlessly
     execve: trap                          the process dies, whatever the default is
 
-Operators: == != < <= > >=, and `~ MASK ==`; values are numbers, names (constants.py) and their `|` sums. `||` binds
-weaker than `&&`. Everything wrong is a PolicyError that names file and line.
+Operators: == != < <= > >=, and `~ MASK ==`; values are numbers, names (constants.py; SELF is the process's id) and
+their `|` sums. `||` binds weaker than `&&`. Everything wrong is a PolicyError that names file and line.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 OPERATORS = {"!=": 1, "<": 2, "<=": 3, "==": 4, ">=": 5, ">": 6}
 MASKED = 7
 MAX_DEPTH = 8
+SELF = 0x5E1F5E1F  # stands for the process's id in a compiled filter, which is put there when the filter is loaded
 ALLOW, TRAP = lib.SC_ACT_ALLOW, lib.SC_ACT_TRAP
 
 
@@ -66,6 +67,7 @@ class Policy:
         self.default = TRAP
         self.rules: list[Rule] = []
         self.places: dict[str, str] = {}
+        self.files: list[str] = []
 
     def add(self, name: str, number: int, action: int, alternatives: list[list[Compare]], place: str) -> None:
         """Enter one line; PolicyError when another line has that name."""
@@ -91,6 +93,7 @@ def _read_into(policy: Policy, path: str, place: str, depth: int) -> None:
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(f"{place}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    policy.files.append(path)
     for number, text in enumerate(lines, 1):
         line = text.split("#", 1)[0].strip()
         if line.startswith("@"):
@@ -160,11 +163,8 @@ def _argument(word: str, place: str) -> int:
 def _value(word: str, place: str) -> int:
     value = 0
     for name in word.split("|"):
-        if name in CONSTANTS:
-            value |= CONSTANTS[name]
-            continue
         try:
-            value |= int(name, 0)
+            value |= CONSTANTS[name] if name in CONSTANTS else SELF if name == "SELF" else int(name, 0)
         except ValueError:
             raise PolicyError(f"{place}: {name!r} is neither a number nor a known name") from None
     if not 0 <= value < 1 << 64:

@@ -86,6 +86,26 @@ int sc_filter_compile(struct sc_filter *filter)
     return result;
 }
 
+const uint8_t *sc_filter_code(const struct sc_filter *filter)
+{
+    return (const uint8_t *)filter->program;
+}
+
+struct sc_filter *sc_filter_adopt(const uint8_t *code, uint32_t bytes)
+{
+    struct sc_filter *filter = calloc(1, sizeof(*filter));
+    if (!filter)
+        return NULL;
+    filter->program = malloc(bytes);
+    if (!bytes || bytes % sizeof(*filter->program) || !filter->program) {
+        sc_filter_free(filter);
+        return NULL;
+    }
+    memcpy(filter->program, code, bytes);
+    filter->length = bytes / (uint32_t)sizeof(*filter->program);
+    return filter;
+}
+
 int sc_filter_load(const struct sc_filter *filter)
 {
     struct sock_fprog program = {.len = (unsigned short)filter->length, .filter = filter->program};
@@ -111,12 +131,12 @@ void sc_filter_free(struct sc_filter *filter)
 
 static void report_and_die(int number, siginfo_t *info, void *context)
 {
-    char line[] = "seccomp: system call .... is not allowed\n";
-    char *digit = strchr(line, '.') + 3;
-    int call = info->si_syscall;
+    char line[] = "seccomp: forbidden system call, number    ?\n";
+    char *digit = strchr(line, '?');
     (void)number, (void)context;
-    for (int place = 0; place < 4; place++, call /= 10)
-        *digit-- = call || !place ? (char)('0' + call % 10) : ' ';
+    /* Nothing of stdio may be used in a signal handler. */
+    for (int call = info->si_syscall; call > 0; call /= 10)
+        *digit-- = (char)('0' + call % 10);
     ssize_t written = write(STDERR_FILENO, line, sizeof(line) - 1);
     (void)written;
     /* SIGSYS is blocked in its handler, so one more forbidden call cannot be caught: the kernel ends the process by it.

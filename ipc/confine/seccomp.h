@@ -31,6 +31,9 @@ int sc_filter_rule(struct sc_filter *filter, uint32_t action, int number, const 
                    uint32_t count);
 /* No more rules after this. Returns the number of instructions. */
 int sc_filter_compile(struct sc_filter *filter);
+/* The instructions, `length` times struct sock_filter; and a filter made from such. NULL: no memory, bad size. */
+const uint8_t *sc_filter_code(const struct sc_filter *filter);
+struct sc_filter *sc_filter_adopt(const uint8_t *code, uint32_t bytes);
 /* In force from now on, for every thread of the process, and for ever. Sets no_new_privs. */
 int sc_filter_load(const struct sc_filter *filter);
 void sc_filter_free(struct sc_filter *filter);
