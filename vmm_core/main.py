@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from vmm_core import log
+from vmm_core import log, sandbox
 from vmm_core.errors import VmmError, describe
 from vmm_core.loop import EventLoop
 from vmm_core.vm import Vm
@@ -71,6 +71,7 @@ class _Runner:
         vm.boot()
         self._write_pidfile()
         self._handle_signals(vm)
+        sandbox.install(config.seccomp)
         vm.start()
         if self._spawner is not None:
             from vmm_core.storage import start_backends
