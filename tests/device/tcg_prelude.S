@@ -1,4 +1,7 @@
-/* Macros for the guest programs of the software CPU's tests. */
+/* SPDX-License-Identifier: MIT
+ *
+ * Macros for the guest programs of the software CPU's tests.
+ */
 .set RESULT, 0x500
 .set DONE, 0x501
 .set IDT, 0x7000

@@ -188,6 +188,57 @@ def test_what_faults_on_real_hardware_faults_here(vector: int, program: str, tmp
         assert machine.results() == [0x66]
 
 
+def test_a_page_fault_inside_an_atomic_access_that_needs_the_machine_alone_is_delivered(tmp_path: Path) -> None:
+    """Misaligned over two pages of which the second is absent: the handler maps it, the addition happens once."""
+    text = """
+        gate 14, handler
+        mov dword ptr [0x5000], 0x6083
+        mov dword ptr [0x2008], 0x5003
+        mov qword ptr [0x5000], 0x6003
+        mov qword ptr [0x6000], DATA + 0x1003
+        mov qword ptr [0x6008], 0
+        mov rax, cr3
+        mov cr3, rax
+        mov ebx, 0x40000ffd
+        lock add qword ptr [rbx], 1
+        done
+    handler:
+        inc dword ptr [DATA]
+        mov qword ptr [0x6008], DATA + 0x2003
+        add rsp, 8
+        iretq"""
+    with TcgMachine(assemble(text, tmp_path), cpus=2) as machine:
+        assert machine.run() == lib.SC_EXIT_COLD
+        assert machine.word(DATA) == 1
+        assert machine.word(DATA + 0x1FFD) == 1
+
+
+def test_a_debug_register_stops_at_an_instruction(tmp_path: Path) -> None:
+    text = """
+        gate 1, handler
+        mov eax, offset target
+        mov dr0, rax
+        mov ecx, 1
+        mov dr7, rcx
+        call rax
+        mov eax, [DATA]
+        report
+        done
+    target:
+        ret
+    handler:
+        inc dword ptr [DATA]
+        mov rax, dr6
+        report
+        xor eax, eax
+        mov dr7, rax
+        iretq"""
+    with TcgMachine(assemble(text, tmp_path)) as machine:
+        assert machine.run() == lib.SC_EXIT_COLD
+        stop, count = machine.results()
+        assert (stop & 0xF, count) == (1, 1)
+
+
 PRIVILEGED_HEX = """
         0f22d8 0f22c0 0f22e0 0f0117 0f011f 0f30 0f32 cf 48cf f4 fb fa 0f05 0f07 0f34 480f07 cc cd80 f0480fc70f 0fae00
         0fae08 f3ab f3a4 ec ee 6e 6c ffe0 ffd0 0f00d8 0f00d0 0f01f8 9d 8ed8 8ed0 0fb220 cb f390 0f0138 0f23f8 0f23c0

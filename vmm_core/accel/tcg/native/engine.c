@@ -289,8 +289,7 @@ uint32_t tcg_engine_run(struct tcg_vcpu *vcpu)
     uc->size_recur_mem = 0;
     cs->halted = 0;
     cs->exit_request = 0;
-    cs->exception_index = -1;
-    reason = cpu_exec(uc, cs);
+    reason = cpu_exec(uc, cs);     /* first delivers what tcg_engine_step_alone may have raised */
     if (uc->invalid_error != UC_ERR_OK)
         return failed(vcpu);
     switch (reason) {
@@ -315,7 +314,6 @@ void tcg_engine_step_alone(struct tcg_vcpu *vcpu)
     TranslationBlock *tb, *last;
     uintptr_t left;
 
-    cs->exception_index = -1;
     cs->exit_request = 0;
     if (sigsetjmp(uc->jmp_bufs[0], 0) == 0) {
         cs->cc->cpu_exec_enter(cs);
