@@ -218,3 +218,20 @@ def test_channel_2_of_the_8254_runs_only_while_its_gate_is_open(tmp_path: Path) 
         closed, nanoseconds = machine.results()
         assert closed == 0
         assert 9_900_000 <= nanoseconds < 500_000_000  # 0x2e9b ticks of 1.193182 MHz are 10 ms
+
+
+def test_the_shortest_of_periodic_timers_leaves_the_host_and_the_guest_alive(tmp_path: Path) -> None:
+    text = f"""
+        gate 0x40, handler
+        {LAPIC_ON}
+        apic 0x3e0, 0xb
+        apic 0x320, 0x20040
+        apic 0x380, 1
+        rdtscp
+        mov r8d, eax
+        {WAIT.format(count=50)}
+        {COUNT}"""
+    text = text.replace("done", "rdtscp\n sub eax, r8d\n report\n done", 1)
+    with TcgMachine(assemble(text, tmp_path)) as machine:
+        machine.run()
+        assert machine.results()[0] >= 4_000_000  # 100 us each

@@ -259,6 +259,8 @@ void tcg_lapic_run_timer(struct tcg_vcpu *vcpu, uint64_t now)
     if (!deadline || now < deadline)
         return;
     if (timer_mode(lapic) == TIMER_PERIODIC && period) {
+        if (period < TCG_SHORTEST_PERIOD)
+            period = TCG_SHORTEST_PERIOD;
         deadline += period;
         tcg_timer_set(&lapic->timer, deadline < now ? now + period : deadline);
     } else {

@@ -178,6 +178,8 @@ void tcg_pit_run_timer(struct tcg_vm *vm, uint64_t now)
     const struct tcg_pit_channel *channel = &vm->pit.channel[0];
     uint64_t deadline = vm->pit.timer.deadline, period = ticks_to_ns(channel->reload);
 
+    if (period < TCG_SHORTEST_PERIOD)
+        period = TCG_SHORTEST_PERIOD;
     if (!deadline || now < deadline)
         return;
     set_irq0(vm, false);

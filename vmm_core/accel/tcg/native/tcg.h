@@ -24,6 +24,8 @@
 #define TCG_IOAPIC_PINS 24
 #define TCG_TICKS_PER_SECOND 1000000000ull   /* TSC and local APIC timer: CLOCK_MONOTONIC in nanoseconds */
 
+#define TCG_SHORTEST_PERIOD 100000ull        /* ns: a guest cannot keep the service thread busy with periodic timers */
+
 #define TCG_LAPIC_BASE 0xfee00000ull
 #define TCG_IOAPIC_BASE 0xfec00000ull
 
