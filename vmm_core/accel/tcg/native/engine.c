@@ -24,11 +24,6 @@ int cpu_exec(struct uc_struct *uc, CPUState *cpu);
 bool tb_page_has_code(struct uc_struct *uc, ram_addr_t addr);
 void tb_invalidate_phys_range(struct uc_struct *uc, ram_addr_t start, ram_addr_t end);
 
-struct window {
-    struct tcg_vcpu *vcpu;
-    uint64_t base;
-};
-
 struct tcg_vcpu *tcg_vcpu_of(struct uc_struct *uc)
 {
     return uc->cpu->opaque;
@@ -41,7 +36,7 @@ static uint64_t ones(unsigned size)
 
 static uint64_t mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *opaque)
 {
-    struct window *window = opaque;
+    struct tcg_window *window = opaque;
     struct sc_access access = { .address = window->base + offset, .size = size, .data = ones(size) };
 
     (void)uc;
@@ -51,7 +46,7 @@ static uint64_t mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *o
 
 static void mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *opaque)
 {
-    struct window *window = opaque;
+    struct tcg_window *window = opaque;
     struct sc_access access = { .address = window->base + offset, .size = size, .is_write = 1,
                                 .data = value & ones(size) };
 
@@ -185,12 +180,12 @@ static int add_hooks(struct tcg_vcpu *vcpu)
 
 static int map_hole(struct tcg_vcpu *vcpu, uint64_t base, uint64_t end)
 {
-    struct window *window;
+    struct tcg_window *window;
 
     if (base == end)
         return 0;
-    window = g_malloc(sizeof(*window));
-    *window = (struct window){ .vcpu = vcpu, .base = base };
+    window = &vcpu->windows[vcpu->window_count++];
+    *window = (struct tcg_window){ .vcpu = vcpu, .base = base };
     if (uc_mmio_map(vcpu->uc, base, end - base, mmio_read, window, mmio_write, window))
         return -ENOMEM;
     return 0;
@@ -241,7 +236,8 @@ int tcg_engine_open(struct tcg_vcpu *vcpu)
 
     if (stratocell_engine.revision != STRATOCELL_ENGINE_REVISION)
         return -ENOEXEC;
-    stratocell_engine = callbacks;
+    if (!stratocell_engine.claim_code)
+        stratocell_engine = callbacks;
     if (uc_open(UC_ARCH_X86, UC_MODE_64, &vcpu->uc))
         return -ENOMEM;
     uc_ctl_set_cpu_model(vcpu->uc, UC_CPU_X86_HASWELL);

@@ -60,6 +60,12 @@ struct tcg_page_list {
     bool overflow;                 /* all pages */
 };
 
+/* A hole in guest-physical memory, as one vCPU's engine sees it. */
+struct tcg_window {
+    struct tcg_vcpu *vcpu;
+    uint64_t base;
+};
+
 struct tcg_vcpu {
     struct tcg_vm *vm;
     unsigned index;
@@ -67,6 +73,8 @@ struct tcg_vcpu {
     struct uc_struct *uc;
     struct CPUState *cs;
     struct CPUX86State *env;
+    struct tcg_window windows[TCG_MAX_RAM + 1];
+    unsigned window_count;
     enum tcg_state state;
     uint32_t dead_reason;          /* what every run of a dead vCPU returns */
     uint64_t tsc_adjust, spec_ctrl;
