@@ -12,6 +12,7 @@ from tools.paths import LOGS, ROOT
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 QUIET_SECONDS = 2.0  # steps shorter than this say nothing
 LOG_TAIL_LINES = 40
+COMMAND_WIDTH = 300
 
 
 class StepFailed(Exception):
@@ -24,7 +25,7 @@ def run_step(name: str, title: str, command: list[str], cwd: Path = ROOT, env: d
     log_path = LOGS / f"{name}.log"
     began = time.monotonic()
     with log_path.open("wb") as log:
-        log.write(f"$ {' '.join(command)}\n".encode())
+        log.write(f"$ {shorten(' '.join(command))}\n".encode())
         log.flush()
         process = subprocess.Popen(
             command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
@@ -38,6 +39,11 @@ def run_step(name: str, title: str, command: list[str], cwd: Path = ROOT, env: d
     if status != 0:
         raise StepFailed(f"{_tail(log_path)}\n{title} failed (status {status}); the whole log is {log_path}")
     return time.monotonic() - began
+
+
+def shorten(line: str) -> str:
+    """A command that names hundreds of files, for the first line of a log."""
+    return line if len(line) <= COMMAND_WIDTH else f"{line[:COMMAND_WIDTH]} ..."
 
 
 def _watch(process: subprocess.Popen[bytes], title: str, began: float) -> int:

@@ -11,7 +11,8 @@ from tools.paths import BUILD, ROOT
 from tools.progress import StepFailed, run_step
 
 ROOMS = ("vmm_core", "backends", "ipc", "tools", "tests")
-WARNINGS = ["-Wall", "-Wextra", "-Werror", "-std=gnu11", "-fsyntax-only"]
+# The build scripts define _GNU_SOURCE; empty, so that a file may do it too.
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-std=gnu11", "-fsyntax-only", "-D_GNU_SOURCE="]
 
 
 def main() -> int:
@@ -48,8 +49,8 @@ def c_sources() -> list[Path]:
 
 
 def include_flags() -> list[str]:
-    places = [ROOT, Path(sysconfig.get_path("include")), *(path.parent for path in c_sources())]
-    return [f"-I{place}" for place in dict.fromkeys(places)]
+    ours = dict.fromkeys([ROOT, *(path.parent for path in c_sources())])
+    return [f"-I{sysconfig.get_path('include')}", *(word for place in ours for word in ("-iquote", str(place)))]
 
 
 def tracked_texts() -> list[str]:

@@ -52,7 +52,10 @@ def main(parts: list[str]) -> int:
         print(f"usage: python -m tools.bench [{'|'.join(PARTS)} ...]", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        rows = list(measure(parts or list(PARTS), Path(name)))
+        rows = []
+        for row in measure(parts or list(PARTS), Path(name)):
+            print(f"measured: {row.what}", flush=True)
+            rows.append(row)
     show(rows)
     return 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from tools.bench.machines import MEMORY, Machines, Started
+from tools.bench.machines import LIMIT, MEMORY, Machines, Started
 from tools.bench.table import Row
 from tools.bench.tiny_kernel import MARK
 
@@ -50,7 +50,7 @@ def rows(machines: Machines, linux: bool) -> Iterator[Row]:
 def _measure(command: list[str], mark: bytes) -> float:
     started = Started(command)
     try:
-        started.wait_for(mark, 60.0)
+        started.wait_for(mark, LIMIT)
         return overhead(started.process.pid)
     finally:
         started.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 from tools.paths import ROOT
 from tools.rig.artefacts import Artefacts, prepare
 
-KERNEL_WORDS = "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable norandmaps"
+KERNEL_WORDS = "console=ttyS0 panic=-1 loglevel=3 mitigations=off tsc=reliable norandmaps"
 # ERMS makes nested boots slower and slower; 5-level paging is not emulated well.
 PROCESSOR = "max,+svm,-la57,-erms"
 ENVIRONMENT = {"HOME": "/root", "TERM": "dumb", "LANG": "C.UTF-8", "TMPDIR": "/var/tmp", "STRATOCELL_TIME_SCALE": "10"}
