@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vmm_core.config.records import CpuTopology
 
 BUILD_COMMAND = "python -m vmm_core.accel.tcg.fetch"
-CODE_BUFFER = 32 << 20  # bytes of translated code per vCPU at most; when full it is dropped and begun anew
+CODE_BUFFER = 64 << 20  # bytes of translated code per vCPU at most; when full it is dropped and begun anew
 
 
 def load() -> tuple[Any, Any]:
