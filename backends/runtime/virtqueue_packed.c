@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Packed virtqueues (virtio 1.2, 2.8). A descriptor's flags say whose turn it is, relative to a wrap counter.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "inflight.h"
+#include "virtqueue.h"
+
+#define DESC_NEXT 1
+#define DESC_WRITE 2
+#define DESC_INDIRECT 4
+#define DESC_AVAIL (1 << 7)
+#define DESC_USED (1 << 15)
+#define EVENT_ENABLE 0
+#define EVENT_DISABLE 1
+#define EVENT_DESC 2
+#define WRAP_BIT 0x8000
+
+struct packed_descriptor {
+    uint64_t address;
+    uint32_t length;
+    uint16_t id;
+    uint16_t flags;
+};
+
+struct event_suppression {
+    uint16_t offset_wrap;
+    uint16_t flags;
+};
+
+static struct packed_descriptor *slot(const struct sc_virtqueue *vq, uint16_t index)
+{
+    return (struct packed_descriptor *)vq->descriptors + index;
+}
+
+static bool is_available(uint16_t flags, bool wrap) { return !!(flags & DESC_AVAIL) == wrap && !!(flags & DESC_USED) != wrap; }
+
+bool sc_packed_available(const struct sc_virtqueue *vq)
+{
+    return is_available(__atomic_load_n(&slot(vq, vq->next_avail)->flags, __ATOMIC_ACQUIRE), vq->avail_wrap);
+}
+
+static void advance(uint16_t *index, bool *wrap, uint16_t by, uint16_t size)
+{
+    *index = (uint16_t)(*index + by);
+    if (*index >= size) {
+        *index = (uint16_t)(*index - size);
+        *wrap = !*wrap;
+    }
+}
+
+/* The free entries of the inflight region form a list through `next`. */
+static void clear_region(struct sc_virtqueue *vq)
+{
+    struct sc_inflight_packed *region = vq->inflight_packed;
+    memset(region, 0, sizeof(*region) + vq->size * sizeof(region->desc[0]));
+    region->desc_num = vq->size;
+    for (uint16_t i = 0; i < vq->size; i++)
+        region->desc[i].next = (uint16_t)(i + 1);
+    region->used_idx = region->old_used_idx = vq->next_used;
+    region->used_wrap_counter = region->old_used_wrap_counter = vq->used_wrap;
+    region->version = SC_INFLIGHT_VERSION;
+}
+
+/* A completion that the crash cut in two is either visible to the driver, and then done, or taken back. */
+static void settle(struct sc_virtqueue *vq)
+{
+    struct sc_inflight_packed *region = vq->inflight_packed;
+    if (region->used_idx == region->old_used_idx && region->used_wrap_counter == region->old_used_wrap_counter)
+        return;
+    uint16_t flags = __atomic_load_n(&slot(vq, region->old_used_idx)->flags, __ATOMIC_ACQUIRE);
+    bool visible = !!(flags & DESC_USED) == !!region->old_used_wrap_counter && !!(flags & DESC_AVAIL) == !!(flags & DESC_USED);
+    if (visible) {
+        uint16_t head = region->free_head;
+        for (uint16_t i = 0; i < vq->size && head < vq->size && head != region->old_free_head; i++) {
+            region->desc[head].inflight = 0;
+            uint16_t last = region->desc[head].last;
+            head = last < vq->size ? region->desc[last].next : vq->size;
+        }
+        region->old_free_head = region->free_head;
+        region->old_used_idx = region->used_idx;
+        region->old_used_wrap_counter = region->used_wrap_counter;
+    } else {
+        region->free_head = region->old_free_head;
+        region->used_idx = region->old_used_idx;
+        region->used_wrap_counter = region->old_used_wrap_counter;
+    }
+}
+
+static void recover(struct sc_virtqueue *vq)
+{
+    struct sc_inflight_packed *region = vq->inflight_packed;
+    if (!region)
+        return;
+    if (region->version != SC_INFLIGHT_VERSION || region->desc_num != vq->size || region->old_used_idx >= vq->size ||
+        region->used_idx >= vq->size) {
+        clear_region(vq);
+        return;
+    }
+    settle(vq);
+    vq->next_used = region->used_idx;
+    vq->used_wrap = region->used_wrap_counter & 1;
+    uint16_t next = vq->next_used;
+    bool wrap = vq->used_wrap;
+    for (uint16_t i = 0; i < vq->size; i++) {
+        const struct sc_inflight_packed_entry *entry = &region->desc[i];
+        if (entry->inflight != 1 || entry->num == 0 || entry->num > vq->size)
+            continue;
+        vq->resubmit[vq->resubmit_count++] = i;
+        advance(&next, &wrap, entry->num, vq->size);
+        if (entry->counter >= vq->inflight_counter)
+            vq->inflight_counter = entry->counter + 1;
+    }
+    sc_inflight_sort(vq);
+    vq->next_avail = next;
+    vq->avail_wrap = wrap;
+}
+
+int sc_packed_start(struct sc_virtqueue *vq, uint32_t base)
+{
+    vq->next_avail = base & 0x7FFF;
+    vq->avail_wrap = base >> 15 & 1;
+    vq->next_used = base >> 16 & 0x7FFF;
+    vq->used_wrap = base >> 31 & 1;
+    if (vq->next_avail >= vq->size || vq->next_used >= vq->size)
+        return -EINVAL;
+    recover(vq);
+    return 0;
+}
+
+static int add_indirect(struct sc_virtqueue *vq, struct sc_chain *chain, uint64_t address, uint32_t length)
+{
+    if (!vq->indirect || length == 0 || length % sizeof(struct packed_descriptor))
+        return -EINVAL;
+    uint32_t count = length / (uint32_t)sizeof(struct packed_descriptor);
+    if (count > SC_MAX_SEGMENTS)
+        return -E2BIG;
+    for (uint32_t i = 0; i < count; i++) {
+        struct packed_descriptor descriptor;
+        int result = sc_memory_read(vq->memory, address + i * sizeof(descriptor), &descriptor, sizeof(descriptor));
+        if (result < 0)
+            return result;
+        if (descriptor.flags & DESC_INDIRECT)
+            return -EINVAL;
+        result = sc_chain_add(vq->memory, chain, descriptor.address, descriptor.length, descriptor.flags & DESC_WRITE);
+        if (result < 0)
+            return result;
+    }
+    return 0;
+}
+
+static int add_one(struct sc_virtqueue *vq, struct sc_chain *chain, const struct packed_descriptor *descriptor, uint16_t position)
+{
+    if (!(descriptor->flags & DESC_INDIRECT))
+        return sc_chain_add(vq->memory, chain, descriptor->address, descriptor->length, descriptor->flags & DESC_WRITE);
+    if (position > 0 || descriptor->flags & DESC_NEXT)
+        return -EINVAL;
+    return add_indirect(vq, chain, descriptor->address, descriptor->length);
+}
+
+/* The ring's slots are overwritten by used descriptors, so the region keeps a copy of each chain. */
+static int remember(struct sc_virtqueue *vq, struct sc_chain *chain, const struct packed_descriptor *copies, uint16_t count)
+{
+    struct sc_inflight_packed *region = vq->inflight_packed;
+    uint16_t head = region->free_head, entry = head, last = head;
+    for (uint16_t i = 0; i < count; i++) {
+        if (entry >= vq->size)
+            return -EINVAL;
+        struct sc_inflight_packed_entry *to = &region->desc[entry];
+        to->addr = copies[i].address;
+        to->len = copies[i].length;
+        to->id = copies[i].id;
+        to->flags = copies[i].flags;
+        last = entry;
+        entry = to->next;
+    }
+    region->desc[head].num = count;
+    region->desc[head].last = last;
+    region->desc[head].counter = vq->inflight_counter++;
+    __atomic_store_n(&region->desc[head].inflight, 1, __ATOMIC_RELEASE);
+    region->free_head = region->old_free_head = entry;
+    chain->inflight = head;
+    return 0;
+}
+
+static int replay(struct sc_virtqueue *vq, struct sc_chain *chain)
+{
+    const struct sc_inflight_packed *region = vq->inflight_packed;
+    uint16_t head = vq->resubmit[vq->resubmit_next++], entry = head;
+    chain->inflight = head;
+    chain->slots = region->desc[head].num;
+    for (uint16_t i = 0; i < chain->slots; i++) {
+        if (entry >= vq->size)
+            return -EINVAL;
+        const struct sc_inflight_packed_entry *from = &region->desc[entry];
+        struct packed_descriptor descriptor = {.address = from->addr, .length = from->len, .id = from->id, .flags = from->flags};
+        chain->id = descriptor.id;
+        int result = add_one(vq, chain, &descriptor, i);
+        if (result < 0)
+            return result;
+        entry = from->next;
+    }
+    return 1;
+}
+
+static int take(struct sc_virtqueue *vq, struct sc_chain *chain)
+{
+    static __thread struct packed_descriptor copies[SC_MAX_QUEUE_SIZE];
+    uint16_t index = vq->next_avail, count = 0;
+    bool wrap = vq->avail_wrap, more = true;
+    while (more) {
+        if (count == vq->size)
+            return -ELOOP;
+        struct packed_descriptor *copy = &copies[count];
+        copy->flags = __atomic_load_n(&slot(vq, index)->flags, __ATOMIC_ACQUIRE);
+        if (!is_available(copy->flags, wrap))
+            return count ? -EINVAL : 0;
+        copy->address = slot(vq, index)->address;
+        copy->length = slot(vq, index)->length;
+        copy->id = slot(vq, index)->id;
+        int result = add_one(vq, chain, copy, count);
+        if (result < 0)
+            return result;
+        more = copy->flags & DESC_NEXT;
+        chain->id = copy->id;
+        count++;
+        advance(&index, &wrap, 1, vq->size);
+    }
+    if (chain->id >= vq->size)
+        return -EINVAL;
+    chain->slots = count;
+    int result = vq->inflight_packed ? remember(vq, chain, copies, count) : 0;
+    if (result < 0)
+        return result;
+    vq->next_avail = index;
+    vq->avail_wrap = wrap;
+    return 1;
+}
+
+int sc_packed_pop(struct sc_virtqueue *vq, struct sc_chain *chain)
+{
+    int result = vq->resubmit_next < vq->resubmit_count ? replay(vq, chain) : take(vq, chain);
+    return result < 0 ? sc_vq_break(vq, result) : result;
+}
+
+static void forget(struct sc_virtqueue *vq, const struct sc_chain *chain)
+{
+    struct sc_inflight_packed *region = vq->inflight_packed;
+    struct sc_inflight_packed_entry *head = &region->desc[chain->inflight];
+    head->inflight = 0;
+    region->old_free_head = region->free_head;
+    region->old_used_idx = region->used_idx;
+    region->old_used_wrap_counter = region->used_wrap_counter;
+}
+
+void sc_packed_push(struct sc_virtqueue *vq, const struct sc_chain *chain, uint32_t written)
+{
+    struct packed_descriptor *descriptor = slot(vq, vq->next_used);
+    uint16_t flags = vq->used_wrap ? DESC_AVAIL | DESC_USED : 0;
+    uint64_t gpa = vq->descriptors_gpa + vq->next_used * sizeof(*descriptor);
+    uint16_t next = vq->next_used;
+    bool wrap = vq->used_wrap;
+    advance(&next, &wrap, chain->slots, vq->size);
+    if (vq->inflight_packed) {
+        struct sc_inflight_packed *region = vq->inflight_packed;
+        uint16_t last = region->desc[chain->inflight].last;
+        region->desc[last < vq->size ? last : chain->inflight].next = region->free_head;
+        region->free_head = chain->inflight;
+        region->used_idx = next;
+        region->used_wrap_counter = wrap;
+    }
+    descriptor->id = chain->id;
+    descriptor->length = written;
+    sc_memory_mark(vq->memory, gpa, sizeof(*descriptor));
+    __atomic_store_n(&descriptor->flags, (uint16_t)(flags | (written ? DESC_WRITE : 0)), __ATOMIC_RELEASE);
+    vq->next_used = next;
+    vq->used_wrap = wrap;
+    if (vq->inflight_packed)
+        forget(vq, chain);
+}
+
+bool sc_packed_publish(struct sc_virtqueue *vq)
+{
+    const struct event_suppression *wish = (const struct event_suppression *)vq->driver;
+    /* The used flags are out; only now look at what the driver wants. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    uint16_t before = vq->signalled_used, now = vq->next_used;
+    bool valid = vq->signalled_valid;
+    vq->signalled_used = now;
+    vq->signalled_valid = true;
+    uint16_t flags = __atomic_load_n(&wish->flags, __ATOMIC_ACQUIRE);
+    if (flags == EVENT_DISABLE)
+        return false;
+    if (flags != EVENT_DESC || !vq->event_idx || !valid)
+        return true;
+    uint16_t offset_wrap = __atomic_load_n(&wish->offset_wrap, __ATOMIC_ACQUIRE);
+    uint16_t event = offset_wrap & (WRAP_BIT - 1);
+    if (!!(offset_wrap & WRAP_BIT) != vq->used_wrap)
+        event = (uint16_t)(event - vq->size);
+    if (now <= before)
+        before = (uint16_t)(before - vq->size);
+    return sc_need_event(event, now, before);
+}
+
+void sc_packed_notifications(struct sc_virtqueue *vq, bool on)
+{
+    struct event_suppression *wish = (struct event_suppression *)vq->device;
+    uint16_t flags = on ? EVENT_ENABLE : EVENT_DISABLE;
+    if (on && vq->event_idx) {
+        uint16_t offset_wrap = (uint16_t)(vq->next_avail | (vq->avail_wrap ? WRAP_BIT : 0));
+        __atomic_store_n(&wish->offset_wrap, offset_wrap, __ATOMIC_RELAXED);
+        flags = EVENT_DESC;
+    }
+    __atomic_store_n(&wish->flags, flags, __ATOMIC_RELEASE);
+    sc_memory_mark(vq->memory, vq->device_gpa, sizeof(*wish));
+}
