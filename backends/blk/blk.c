@@ -5,11 +5,13 @@
 #include "blk.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define WORKER_STACK (256u << 10)
@@ -181,3 +183,11 @@ void sc_blk_set_iops(struct sc_blk *blk, uint64_t iops)
 
 struct sc_virtqueue *sc_blk_queue(struct sc_blk *blk, uint32_t index) { return &blk->queues[index]; }
 struct sc_memory *sc_blk_memory(struct sc_blk *blk) { return &blk->memory; }
+
+uint32_t sc_direct_alignment(int fd)
+{
+    struct statx status;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) < 0 || !(status.stx_mask & STATX_DIOALIGN))
+        return 0;
+    return status.stx_dio_mem_align > status.stx_dio_offset_align ? status.stx_dio_mem_align : status.stx_dio_offset_align;
+}

@@ -131,6 +131,8 @@ void sc_blk_set_size(struct sc_blk *blk, uint64_t size);
 void sc_blk_set_iops(struct sc_blk *blk, uint64_t iops);
 struct sc_virtqueue *sc_blk_queue(struct sc_blk *blk, uint32_t index);
 struct sc_memory *sc_blk_memory(struct sc_blk *blk);
+/* What direct I/O to `fd` must be aligned to (statx, Linux 6.1), in bytes; 0 when the kernel does not say. */
+uint32_t sc_direct_alignment(int fd);
 
 /* Between the files of the data path. */
 uint64_t sc_now(void);

@@ -79,6 +79,7 @@ void sc_blk_set_size(struct sc_blk *blk, uint64_t size);
 void sc_blk_set_iops(struct sc_blk *blk, uint64_t iops);
 struct sc_virtqueue *sc_blk_queue(struct sc_blk *blk, uint32_t index);
 struct sc_memory *sc_blk_memory(struct sc_blk *blk);
+uint32_t sc_direct_alignment(int fd);
 """
 
 ffi = FFI()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import stat
 import struct
 
+from backends.blk._blk import lib
+
 BLKGETSIZE64, BLKSSZGET, BLKPBSZGET = 0x80081272, 0x1268, 0x127B
 O_DIRECT = os.O_DIRECT
-AT_EMPTY_PATH, STATX_DIOALIGN = 0x1000, 0x2000
-STATX_SIZE, DIOALIGN_MASK_OFFSET, MEM_ALIGN_OFFSET, OFFSET_ALIGN_OFFSET = 256, 0, 152, 156
 SAFE_ALIGNMENT = 4096  # where the kernel does not say
 
 
@@ -33,7 +32,7 @@ def direct_alignment(fd: int) -> int:
         return 1
     if stat.S_ISBLK(os.fstat(fd).st_mode):
         return int(struct.unpack("i", fcntl.ioctl(fd, BLKSSZGET, bytes(4)))[0])
-    return _statx_alignment(fd) or SAFE_ALIGNMENT
+    return int(lib.sc_direct_alignment(fd)) or SAFE_ALIGNMENT
 
 
 def physical_exponent(fd: int) -> int:
@@ -42,16 +41,3 @@ def physical_exponent(fd: int) -> int:
         return 3  # file systems work in pages
     physical = int(struct.unpack("I", fcntl.ioctl(fd, BLKPBSZGET, bytes(4)))[0])
     return max(0, min(7, (physical // 512).bit_length() - 1))
-
-
-def _statx_alignment(fd: int) -> int:
-    """statx's STATX_DIOALIGN (Linux 6.1); 0 when the kernel or the file system does not say."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(STATX_SIZE)
-    if not hasattr(libc, "statx") or libc.statx(fd, b"", AT_EMPTY_PATH, STATX_DIOALIGN, buffer) != 0:
-        return 0
-    mask, *_ = struct.unpack_from("I", buffer, DIOALIGN_MASK_OFFSET)
-    if not mask & STATX_DIOALIGN:
-        return 0
-    memory, offset = struct.unpack_from("II", buffer, MEM_ALIGN_OFFSET)
-    return max(memory, offset)

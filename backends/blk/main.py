@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backends.blk.device import BlkDevice
+from backends.runtime import sandbox
 from backends.runtime.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
 
-def serve(fds: dict[str, int], options: Mapping[str, Any], lock_down: Callable[[], None] = lambda: None) -> None:
+def serve(fds: dict[str, int], options: Mapping[str, Any]) -> None:
     """Serve `fds["image"]` to the front-end at `fds["vhost"]` until it hangs up; takes the descriptors over.
 
-    `lock_down` is called when all threads and rings exist, before the front-end is heard.
+    The sandbox is sealed when all threads and rings exist, before the front-end is heard.
     """
     device = BlkDevice(fds["image"], options)
     device.start()
-    lock_down()
+    sandbox.seal()
     Server(device).serve_connection(fds["vhost"])
     device.close()

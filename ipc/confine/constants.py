@@ -29,6 +29,7 @@ CONSTANTS = {
     "F_GETLK": 5,
     "F_OFD_SETLK": 37,
     "F_DUPFD_CLOEXEC": 1030,
+    "F_ADD_SEALS": 1033,
     "F_GET_SEALS": 1034,
     "O_NONBLOCK": 0o4000,
     "O_ASYNC": 0o20000,
