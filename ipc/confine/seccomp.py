@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERSION = "stratocell filter 1"
+VERSION = "stratocell filter 2"
 SELF = (0x5E1F5E1F).to_bytes(4, "little")  # as in policy.py
 
 

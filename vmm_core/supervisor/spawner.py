@@ -49,6 +49,7 @@ class Spawner:
         self._backends: dict[int, BackendProcess] = {}
         self._next_id = 1
         self.pid = 0  # of the spawner proper, once it is ready
+        self.keeper_pid = 0
         self._keeper_pidfd = -1
         self._log = LogPipe("spawner", loop)
         self._socket, self._lifeline, starter = _start(kinds, self._log.take_end())
@@ -101,6 +102,7 @@ class Spawner:
             log.warn(f"{backend.name}: did not end in time and is killed")
             backend.stop()
         os.close(self._lifeline)  # what is left dies with the keeper
+        self._starter_ended(0)
         if self._keeper_pidfd >= 0:
             _readable_within([self._keeper_pidfd], TERM_LIMIT)
         self._lost()
@@ -130,7 +132,7 @@ class Spawner:
             message, fds = received
             try:
                 self._obey(message, fds)
-            except (KeyError, TypeError, ValueError, OSError) as error:
+            except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
                 log.error(f"spawner: bad message {message.get('op')!r}: {type(error).__name__} {error}")
             finally:
                 close_all(fds)
@@ -153,9 +155,10 @@ class Spawner:
                 backend.sandboxed([str(word)[:200] for word in spawn.section(message, "missing").values()])
 
     def _spawner_ready(self, generation: int, fds: list[int]) -> None:
-        self.pid = pid_behind(fds.pop())
+        self.pid = pid_behind(fds[1])
         if self._keeper_pidfd < 0:
-            self._keeper_pidfd = fds.pop()
+            self._keeper_pidfd = fds.pop(0)
+            self.keeper_pid = pid_behind(self._keeper_pidfd)
             self._loop.add(self._keeper_pidfd, READ, lambda _events: self._lost())
         if generation:
             log.error("the spawner died and was replaced; running backends are not affected")
@@ -180,7 +183,9 @@ class Spawner:
                 self._fail(identity, reason)
 
     def _starter_ended(self, _events: int) -> None:
-        """It ends when its keeper stands; any other end means that there is none."""
+        """It ends when its keeper stands; any other end means that there is none. Idempotent."""
+        if self._starter_pidfd < 0:
+            return
         self._loop.remove(self._starter_pidfd)
         os.close(self._starter_pidfd)
         self._starter_pidfd = -1
@@ -197,7 +202,7 @@ class Spawner:
         self._socket.close()
         close_all([self._keeper_pidfd])
         self._log.close()
-        self.pid = 0
+        self.pid = self.keeper_pid = 0
         said = f": {self._log.last_lines[-1]}" if self._log.last_lines else ""
         self._fail_waiting(f"there is no spawner{said}")
 
