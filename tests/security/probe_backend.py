@@ -1,8 +1,9 @@
 """Code that has taken over a backend, as it were: inside the real sandbox it tries whatever it is told.
 
-Over `vhost`: `call NUMBER ARGUMENT…` makes a system call (an argument is a number or `s:TEXT`, a pointer to it) and answers
-`RESULT ERRNO`; `thread …` does so on a thread that is older than the filter; `flood` opens descriptors and `grow` takes
-memory until refused, answering how much that was; `execute` asks to run what it wrote; `connect PORT` tries TCP.
+Over `vhost`: `call NUMBER ARGUMENT…` makes a system call (an argument is a number or `s:TEXT`, a pointer to it) and
+answers `RESULT ERRNO`; `thread …` does so on a thread that is older than the filter; `flood` opens descriptors and
+`grow` takes memory until refused, answering how much that was; `execute` asks to run what it wrote; `connect PORT` tries
+TCP.
 """
 
 from __future__ import annotations
@@ -57,8 +58,10 @@ def serve(fds: dict[str, int], _options: Message) -> None:
             answer = call(words)
         elif verb == "thread":
             answer = thread.call(words)
+        elif verb == "connect":
+            answer = connect(int(words[0]))
         else:
-            answer = connect(int(words[0])) if verb == "connect" else {"flood": flood, "grow": grow, "execute": execute}[verb]()
+            answer = {"flood": flood, "grow": grow, "execute": execute}[verb]()
         os.write(fds["vhost"], answer.encode())
 
 
@@ -86,7 +89,7 @@ def flood() -> str:
 
 def grow() -> str:
     """Take private memory until refused; bytes."""
-    pieces = []
+    pieces: list[mmap.mmap] = []
     try:
         while len(pieces) * PIECE < FAR:
             pieces.append(mmap.mmap(-1, PIECE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
