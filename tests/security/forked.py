@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-THREAD_LIMIT = 10.0
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Outcome(NamedTuple):
@@ -49,8 +50,17 @@ class _Worker:
             raise self._failure
 
 
+def syscall(*arguments: int) -> int:
+    """Make a system call; OSError when it fails."""
+    ctypes.set_errno(0)
+    result = int(LIBC.syscall(*(ctypes.c_long(argument) for argument in arguments)))
+    if result == -1:
+        raise OSError(ctypes.get_errno(), "syscall")
+    return result
+
+
 def forked(confine: Callable[[], object], action: str) -> Outcome:
-    """Fork, call `confine`, evaluate the expression `action` (`os` and `in_thread` are at hand)."""
+    """Fork, call `confine`, evaluate the expression `action` (`os`, `in_thread` and `syscall` are at hand)."""
     code = compile(action, "action", "eval")
     result, child_result = os.pipe()
     said, child_said = os.pipe()
@@ -61,7 +71,7 @@ def forked(confine: Callable[[], object], action: str) -> Outcome:
         number = 255
         try:
             confine()
-            eval(code, {"os": os, "in_thread": worker})
+            eval(code, {"os": os, "in_thread": worker, "syscall": syscall})
             number = 0
         except OSError as error:
             number = error.errno or 254

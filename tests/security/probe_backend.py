@@ -2,8 +2,8 @@
 
 Over `vhost`: `call NUMBER ARGUMENT…` makes a system call (an argument is a number or `s:TEXT`, a pointer to it) and
 answers `RESULT ERRNO`; `thread …` does so on a thread that is older than the filter; `flood` opens descriptors and
-`grow` takes memory until refused, answering how much that was; `execute` asks to run what it wrote; `connect PORT` tries
-TCP.
+`grow` takes memory until refused, answering how much that was; `execute` asks to run what it wrote; `connect PORT`
+tries TCP.
 """
 
 from __future__ import annotations
