@@ -16,6 +16,7 @@ from vmm_core.errors import VmmError
 from vmm_core.memory.table import RamRegion, split_around_hole
 
 SLOTS = [(0xF0100000 + 0x200 * index, 0x200, 5 + index) for index in range(11)]
+PLACES = acpi.Places(pm=(0x600, 16), reset=(0x64, 0xFE), com1=(0x3F8, 4), has_clock=False)
 KERNEL = LoadedKernel(entry=0x100200, end=0x1000000, setup_header=b"", kind="raw")
 
 
@@ -82,7 +83,7 @@ def test_the_mp_table_lists_every_cpu_and_adds_up(cpus: int) -> None:
 
 def test_every_acpi_table_adds_up_and_is_reachable_from_the_rsdp() -> None:
     memory = FakeMemory()
-    rsdp = acpi.write(memory, [0, 1], SLOTS, (0x600, 16), (0x64, 0xFE), (0x3F8, 4))
+    rsdp = acpi.write(memory, [0, 1], SLOTS, PLACES)
     root = memory.read(rsdp, 36)
     assert (sum(root[:20]) & 0xFF, sum(root) & 0xFF) == (0, 0)
     xsdt = table_at(memory, struct.unpack_from("<Q", root, 24)[0])
@@ -103,7 +104,7 @@ def table_at(memory: FakeMemory, address: int) -> bytes:
 def test_iasl_reads_back_every_device(tmp_path: Path) -> None:
     tables = {
         "dsdt": acpi.table(b"DSDT", 2, acpi.dsdt_body(SLOTS, (0x3F8, 4))),
-        "facp": acpi.table(b"FACP", acpi.FADT_REVISION, acpi.fadt_body(0xE0040, 0xE0080, (0x600, 16), (0x64, 0xFE))),
+        "facp": acpi.table(b"FACP", acpi.FADT_REVISION, acpi.fadt_body(0xE0040, 0xE0080, PLACES)),
         "apic": acpi.table(b"APIC", 4, acpi.madt_body([0, 1, 2])),
     }
     for name, data in tables.items():

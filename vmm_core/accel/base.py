@@ -35,6 +35,7 @@ class AccelVm:
     """
 
     name: str = ""
+    has_paravirtual_clock: bool = False  # the guest gets the time without a clock chip
     needs_dirty_log: bool = False  # backends must log their writes to guest memory (`attach_dirty_log`)
     irqchip: Any  # cffi `struct sc_irqchip *`, valid while the VM is open
 

@@ -9,6 +9,7 @@ import struct
 
 from vmm_core.boot import aml, layout
 from vmm_core.boot.mptable import IOAPIC_ADDRESS, LAPIC_ADDRESS, ioapic_id_for
+from vmm_core.config.record import Record
 from vmm_core.errors import VmmError
 
 TYPE_CHECKING = False
@@ -21,27 +22,25 @@ SYSTEM_IO = 1
 MADT_LOCAL_APIC, MADT_IO_APIC, MADT_LAPIC_NMI = 0, 1, 4
 MADT_PCAT_COMPAT = 1
 FLAG_WBINVD, FLAG_SLEEP_BUTTON_ABSENT, FLAG_RESET_SUPPORTED, FLAG_HEADLESS = 1, 1 << 5, 1 << 10, 1 << 12
-BOOT_NO_VGA, BOOT_NO_MSI = 1 << 2, 1 << 3
+BOOT_NO_VGA, BOOT_NO_MSI, BOOT_NO_CMOS_CLOCK = 1 << 2, 1 << 3, 1 << 5
 SLEEP_TYPE_S5 = 5
 
 
-def write(
-    memory: GuestMemory,
-    apic_ids: list[int],
-    virtio_slots: list[tuple[int, int, int]],
-    pm: tuple[int, int],
-    reset: tuple[int, int],
-    com1: tuple[int, int] | None,
-) -> int:
-    """Place all tables in the ACPI area and return the RSDP's address.
+class Places(Record):
+    """Where the machine's fixed devices are: PM1 block (port, SCI gsi), reset (port, value), COM1 (port, gsi)."""
 
-    `virtio_slots` are (base, size, gsi); `pm` is (PM1 block port, SCI gsi); `reset` is (port, value);
-    `com1` is (port, gsi) or None.
-    """
+    pm: tuple[int, int]
+    reset: tuple[int, int]
+    com1: tuple[int, int] | None
+    has_clock: bool
+
+
+def write(memory: GuestMemory, apic_ids: list[int], virtio_slots: list[tuple[int, int, int]], places: Places) -> int:
+    """Place all tables in the ACPI area and return the RSDP's address. `virtio_slots` are (base, size, gsi)."""
     area = _Area(layout.ACPI_AREA + 64)
     facs = area.place(struct.pack("<4sIIIII", b"FACS", 64, 0, 0, 0, 0).ljust(64, b"\0"))
-    dsdt = area.place(table(b"DSDT", 2, dsdt_body(virtio_slots, com1)))
-    fadt = area.place(table(b"FACP", FADT_REVISION, fadt_body(facs, dsdt, pm, reset)))
+    dsdt = area.place(table(b"DSDT", 2, dsdt_body(virtio_slots, places.com1)))
+    fadt = area.place(table(b"FACP", FADT_REVISION, fadt_body(facs, dsdt, places)))
     madt = area.place(table(b"APIC", 4, madt_body(apic_ids)))
     xsdt = area.place(table(b"XSDT", 1, struct.pack("<QQ", fadt, madt)))
     memory.write(layout.ACPI_AREA, rsdp(xsdt).ljust(64, b"\0") + area.data())
@@ -91,9 +90,10 @@ def _virtio_device(index: int, base: int, size: int, gsi: int) -> bytes:
     )
 
 
-def fadt_body(facs: int, dsdt: int, pm: tuple[int, int], reset: tuple[int, int]) -> bytes:
+def fadt_body(facs: int, dsdt: int, places: Places) -> bytes:
     """Fixed description table (5.2.9), full (not reduced) hardware, so that Linux keeps its legacy timer and PIC."""
-    port, sci = pm
+    port, sci = places.pm
+    boot_flags = BOOT_NO_VGA | BOOT_NO_MSI | (0 if places.has_clock else BOOT_NO_CMOS_CLOCK)
     data = bytearray(FADT_LENGTH)
     struct.pack_into("<II", data, 36, facs, dsdt)
     struct.pack_into("<H", data, 46, sci)
@@ -102,10 +102,10 @@ def fadt_body(facs: int, dsdt: int, pm: tuple[int, int], reset: tuple[int, int])
     data[88], data[89] = 4, 2  # their lengths
     struct.pack_into("<HH", data, 96, 0xFFFF, 0xFFFF)  # no C2, no C3
     data[108] = 0x32  # the CMOS century byte
-    struct.pack_into("<H", data, 109, BOOT_NO_VGA | BOOT_NO_MSI)  # and no 8042
+    struct.pack_into("<H", data, 109, boot_flags)  # and no 8042
     struct.pack_into("<I", data, 112, FLAG_WBINVD | FLAG_SLEEP_BUTTON_ABSENT | FLAG_RESET_SUPPORTED | FLAG_HEADLESS)
-    data[116:128] = _io_register(reset[0], 8)
-    data[128] = reset[1]
+    data[116:128] = _io_register(places.reset[0], 8)
+    data[128] = places.reset[1]
     data[131] = 4  # minor version
     struct.pack_into("<QQ", data, 132, 0, dsdt)
     data[148:160] = _io_register(port, 32)

@@ -34,6 +34,7 @@ MEMORY_MAP = (  # base, size, what
 RAM_HOLE = (0xC000_0000, FOUR_GIB)
 VIRTIO_BASE, FIRST_GSI, SLOT_COUNT = 0xF010_0000, 5, 11
 DISK_SLOTS, NIC_SLOTS, OTHER_SLOTS = range(4), range(4, 6), range(6, 11)
+CLOCK_SLOT = 3  # its interrupt, 8, is the CMOS clock's: where there is a clock, a driver of the clock has it
 SERIAL_PORT, SERIAL_GSI = 0x3F8, 4
 PM_PORT, SCI_GSI = 0x600, 16
 
@@ -65,7 +66,9 @@ class Microvm:
         self.pm = acpi_pm.AcpiPm(events.power_off, self._set_sci)
         bus.add(pio=True, base=PM_PORT, length=acpi_pm.LENGTH, device=self.pm)
         bus.add(pio=True, base=reset_port.PORT, length=reset_port.LENGTH, device=reset_port.ResetPort(events.reset))
-        bus.add(pio=True, base=cmos.PORT, length=cmos.LENGTH, device=cmos.Cmos(vm.time_ns))
+        self._has_clock = not vm.has_paravirtual_clock
+        if self._has_clock:
+            bus.add(pio=True, base=cmos.PORT, length=cmos.LENGTH, device=cmos.Cmos(vm.time_ns))
 
     def serial_place(self) -> tuple[int, int]:
         """Declare that there is a UART; returns its (port, gsi)."""
@@ -91,9 +94,13 @@ class Microvm:
         mptable.write(self._memory, apic_ids)
         slots = [(transport.base, PAGE_LENGTH, transport.gsi) for transport in self.transports]
         com1 = (SERIAL_PORT, SERIAL_GSI) if self._has_serial else None
-        rsdp = acpi.write(
-            self._memory, apic_ids, slots, (PM_PORT, SCI_GSI), (reset_port.PORT, reset_port.PULSE_RESET), com1
+        places = acpi.Places(
+            pm=(PM_PORT, SCI_GSI),
+            reset=(reset_port.PORT, reset_port.PULSE_RESET),
+            com1=com1,
+            has_clock=self._has_clock and CLOCK_SLOT in self._free_slots,
         )
+        rsdp = acpi.write(self._memory, apic_ids, slots, places)
         zero_page.write_zero_page(self._memory, image, initrd, rsdp)
         return long_mode.prepare(self._memory, image.entry)
 
@@ -111,7 +118,10 @@ class Microvm:
 
     def _take_slot(self, device: VirtioDevice) -> int:
         preferred = DISK_SLOTS if device.virtio_id == ID_BLOCK else NIC_SLOTS if device.virtio_id == 1 else OTHER_SLOTS
-        for slot in [*preferred, *reversed(self._free_slots)]:
+        order = [*preferred, *reversed(self._free_slots)]
+        if self._has_clock:
+            order = [slot for slot in order if slot != CLOCK_SLOT] + [CLOCK_SLOT]
+        for slot in order:
             if slot in self._free_slots:
                 self._free_slots.remove(slot)
                 return slot

@@ -52,6 +52,7 @@ class KvmVm(AccelVm):
     """
 
     name = "kvm"
+    has_paravirtual_clock = True
 
     def __init__(self, bus: Any, topology: CpuTopology, device: str = DEVICE) -> None:
         self._topology = topology
