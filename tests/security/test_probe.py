@@ -77,6 +77,8 @@ ATTEMPTS = (
     Attempt("let go of its lifeline", ("72", "6", "4", "0"), ()),
     Attempt("map executable memory", ("9", "0", "4096", "7", "0x22", "-1", "0"), ()),
     Attempt("type into a terminal", ("16", "0", "0x5412", "0"), (errno.ENOTTY, errno.EPERM)),
+    Attempt("catch its own end", ("13", "31", "0", "0", "8"), ()),
+    Attempt("signal a thread elsewhere", ("234", "1", "1", "9"), (errno.EPERM,)),
     Attempt("start a thread", ("56", "0x10000", "0", "0", "0", "0"), ()),
     Attempt("wake a 32-bit interface", ("0x40000014", "1", "0", "0"), ()),
 )
@@ -144,6 +146,12 @@ def test_a_forbidden_call_is_told_in_the_log_before_the_end(probes: Cell) -> Non
     assert attempt_on(peer, "call", ("41", "2", "1", "0")) == KILLED
     assert peer.process.last_lines[-1].split() == ["seccomp:", "forbidden", "system", "call,", "number", "41"]
     assert peer.process.end_reason == "was killed by SIGSYS"
+
+
+def test_a_damaged_c_library_still_ends_by_abort(probes: Cell) -> None:
+    peer = probes.ready("probe")
+    peer.say(f"call\t234\t{peer.process.namespace_pid}\t{peer.process.namespace_pid}\t{signal.SIGABRT}")
+    assert peer.ended().end_reason == "was killed by SIGABRT"
 
 
 def test_a_flood_of_descriptors_ends_at_the_limit(probes: Cell) -> None:
