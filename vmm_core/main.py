@@ -5,25 +5,28 @@ from __future__ import annotations
 import os
 import sys
 
-from vmm_core import log, sandbox
+from vmm_core import log
 from vmm_core.errors import VmmError, describe
-from vmm_core.loop import EventLoop
-from vmm_core.vm import Vm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
+    import _socket
 
     from vmm_core.config.records import MonitorConfig, VmConfig
     from vmm_core.daemon import Readiness
     from vmm_core.qmp.monitor import Monitor
     from vmm_core.supervisor.spawner import Spawner
+    from vmm_core.vm import Vm
 
 
 def run(config: VmConfig) -> int:
     """Run the VM that `config` describes until it ends; returns the exit status. VmmError: it could not be started."""
     log.configure(2, os.environ.get("STRATOVIRT_LOG_LEVEL"))
     readiness = _detach() if config.daemonize else None
+    if config.machine.accel in ("kvm", "auto"):
+        from vmm_core.accel.kvm import warm
+
+        warm.start()
     runner = _Runner(config)
     try:
         runner.start()
@@ -51,11 +54,13 @@ class _Runner:
 
     def __init__(self, config: VmConfig) -> None:
         self._config = config
+        from vmm_core.loop import EventLoop
+
         self._loop = EventLoop()
         self._vm: Vm | None = None
         self._spawner: Spawner | None = None
         self._pidfile = ""
-        self._listeners: list[tuple[MonitorConfig, socket.socket]] = []
+        self._listeners: list[tuple[MonitorConfig, _socket.socket]] = []
 
     def start(self) -> None:
         """Everything up to the guest's first instruction; then ask for the backends, which the guest needs later."""
@@ -66,17 +71,25 @@ class _Runner:
             LogFile(config.log_path).watch(self._loop)
         self._listen()
         self._start_spawner()
+        from vmm_core import sandbox
+        from vmm_core.vm import Vm
+
         self._vm = vm = Vm(config, self._loop)
         self._open_chardevs(vm)
         vm.boot()
         self._write_pidfile()
         self._handle_signals(vm)
+        self._connect_test(vm)
         sandbox.install(config.seccomp)
         vm.start()
         if self._spawner is not None:
             from vmm_core.storage import start_backends
 
             start_backends(vm.disks, self._spawner)
+        if "vmm_core.accel.kvm.warm" in sys.modules:
+            from vmm_core.accel.kvm import warm
+
+            warm.finish()
 
     def run(self, readiness: Readiness | None) -> int:
         """Serve until the VM ends; returns the exit status."""
@@ -123,9 +136,9 @@ class _Runner:
             self._listeners.append((monitor, listener))
 
     def _start_spawner(self) -> None:
-        from vmm_core.storage import wants_spawner
+        from vmm_core.config.records import BlkDevice
 
-        if wants_spawner(self._config):
+        if any(isinstance(device, BlkDevice) for device in self._config.devices):
             from vmm_core.supervisor.spawner import Spawner
 
             self._spawner = Spawner(self._loop, ["blk"])
@@ -145,6 +158,23 @@ class _Runner:
         from vmm_core.qmp.monitor import Monitor
 
         return [Monitor(config, listener, vm) for config, listener in self._listeners]
+
+    def _connect_test(self, vm: Vm) -> None:
+        """`-mod-test`: the test drives the VM; when it goes away, the VM has no purpose."""
+        if self._config.test_socket is None:
+            return
+        from vmm_core.accel.test.server import TestServer
+        from vmm_core.accel.test.vm import TestVm
+
+        assert isinstance(vm.accel_vm, TestVm)
+        TestServer(
+            self._config.test_socket,
+            vm.accel_vm,
+            vm.bus,
+            vm.memory,
+            self._loop,
+            lambda: vm.shut_down("the test is gone", guest=False),
+        )
 
     def _write_pidfile(self) -> None:
         if self._config.pidfile:

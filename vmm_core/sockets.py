@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import _socket as socket  # the start path: `socket` itself costs 4 ms of enums
 import errno
 import os
-import socket
 import stat
 
 from vmm_core.errors import VmmError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from socket import socket as Listener
+    from socket import socket as Peer
+
+    from vmm_core.loop import EventLoop
+
 BACKLOG = 8
+RETRY_SECONDS = 1.0
 _listening: list[str] = []  # socket files made by this process, for `remove_all`
 
 
@@ -44,6 +53,24 @@ def listen_tcp(host: str, port: int, what: str) -> socket.socket:
         raise VmmError(f"{what}: {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
     sock.setblocking(False)
     return sock
+
+
+def accept(listener: Listener, loop: EventLoop, resume: Callable[[], None]) -> Peer | None:
+    """Take the next client, or None: it went away, or no descriptor is free.
+
+    In the latter case the listener is forgotten for a second, or the loop would spin; then `resume` adds it again.
+    """
+    try:
+        peer, _ = listener.accept()
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EINTR):
+            loop.remove(listener.fileno())
+            loop.call_later(RETRY_SECONDS, resume)
+        return None
+    if peer.family != socket.AF_UNIX:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return peer
 
 
 def remove_socket(path: str) -> None:

@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from vmm_core.vm import Vm
 
 
-def wants_spawner(config: VmConfig) -> bool:
-    """Whether any disk has a backend of ours."""
-    return any(isinstance(device, BlkDevice) for device in config.devices)
-
-
 class Disk:
     """One disk of the guest. It is plugged in before its backend exists; the guest's first access waits for that."""
 

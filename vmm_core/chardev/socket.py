@@ -10,16 +10,19 @@ from vmm_core import log
 from vmm_core.chardev.base import Chardev
 from vmm_core.errors import VmmError
 from vmm_core.loop import READ
-from vmm_core.sockets import listen_tcp, listen_unix, remove_socket
+from vmm_core.sockets import accept, listen_tcp, listen_unix, remove_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
+
     from vmm_core.config.records import ChardevConfig
     from vmm_core.loop import EventLoop
     from vmm_core.serial import SerialPort
 
 CONNECT_LIMIT = 5.0  # seconds
 RETRY_SECONDS = 1.0
+HANGUP_LIMIT = 5.0  # seconds that input of a peer that has left waits for the guest
 
 
 class SocketChardev(Chardev):
@@ -31,7 +34,7 @@ class SocketChardev(Chardev):
         self._peer: socket.socket | None = None
         self._closed = False
         if config.server:
-            self._listener = _listen(config)
+            self._listener = socket.socket(fileno=_listen(config).detach())
         else:
             self._peer = _connect_to(config)
 
@@ -44,8 +47,8 @@ class SocketChardev(Chardev):
         super().attach(port)
         if self._peer is not None:
             self._use(self._peer)
-        elif self._listener is not None:
-            self._loop.add(self._listener.fileno(), READ, self._accept)
+        else:
+            self._listen()
 
     def close(self) -> None:
         self._closed = True
@@ -59,18 +62,31 @@ class SocketChardev(Chardev):
                 remove_socket(self.config.path)
 
     def _accept(self, _events: int) -> None:
-        assert self._listener is not None
-        try:
-            peer, _ = self._listener.accept()
-        except OSError:
-            return  # the client went away, or there are no descriptors left: the next event tries again
-        self._loop.remove(self._listener.fileno())
-        self._use(peer)
+        if self._listener is None:
+            return
+        peer = accept(self._listener, self._loop, self._listen)
+        if peer is not None:
+            self._loop.remove(self._listener.fileno())
+            self._use(peer)
+
+    def _listen(self) -> None:
+        if self._listener is not None and not self._closed:
+            self._loop.add(self._listener.fileno(), READ, self._accept)
 
     def _use(self, peer: socket.socket) -> None:
         peer.setblocking(False)
         self._peer = peer
         self._connect(peer.fileno(), peer.fileno())
+
+    def _hung_up(self) -> None:
+        """The peer left before the guest took its last words. They wait for a while, but not for ever: others may come."""
+        gone = self._peer
+
+        def forget() -> None:
+            if gone is not None and self._peer is gone:
+                self._end_of_input()
+
+        self._loop.call_later(HANGUP_LIMIT, forget)
 
     def _end_of_input(self) -> None:
         """The peer is gone: its socket is closed, another one may come."""
@@ -79,7 +95,7 @@ class SocketChardev(Chardev):
             self._peer.close()
             self._peer = None
         if self._listener is not None:
-            self._loop.add(self._listener.fileno(), READ, self._accept)
+            self._listen()
         else:
             self._loop.call_later(RETRY_SECONDS, self._reconnect)
 
@@ -92,7 +108,7 @@ class SocketChardev(Chardev):
             self._loop.call_later(RETRY_SECONDS, self._reconnect)
 
 
-def _listen(config: ChardevConfig) -> socket.socket:
+def _listen(config: ChardevConfig) -> _socket.socket:
     what = f"chardev {config.id}"
     if config.path:
         return listen_unix(config.path, what)

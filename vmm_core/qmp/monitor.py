@@ -10,9 +10,11 @@ from vmm_core.loop import READ
 from vmm_core.qmp import commands as _commands  # noqa: F401  (registers them)
 from vmm_core.qmp.client import Client
 from vmm_core.qmp.version import VERSION
-from vmm_core.sockets import remove_socket
+from vmm_core.sockets import accept, remove_socket
 
 if TYPE_CHECKING:
+    import _socket
+
     from vmm_core.config.records import MonitorConfig
     from vmm_core.vm import Vm
 
@@ -23,14 +25,14 @@ MAX_PENDING = 50  # events kept while nobody is connected; the oldest go first
 class Monitor:
     """Serves `listener`, which is bound already; further clients wait in its backlog."""
 
-    def __init__(self, config: MonitorConfig, listener: socket.socket, vm: Vm) -> None:
+    def __init__(self, config: MonitorConfig, listener: _socket.socket, vm: Vm) -> None:
         self._config = config
-        self._listener = listener
+        self._listener = socket.socket(fileno=listener.detach())
         self._vm = vm
         self._client: Client | None = None
         self._pending: list[dict[str, Any]] = []
         vm.subscribe(self._event)
-        vm.loop.add(listener.fileno(), READ, self._accept)
+        self._listen()
 
     def close(self) -> None:
         """Disconnect the client and remove the socket."""
@@ -42,9 +44,8 @@ class Monitor:
             remove_socket(self._config.path)
 
     def _accept(self, _events: int) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
+        sock = accept(self._listener, self._vm.loop, self._listen)
+        if sock is None:
             return
         self._vm.loop.remove(self._listener.fileno())
         self._client = Client(sock, self._vm, self._client_gone)
@@ -56,7 +57,11 @@ class Monitor:
 
     def _client_gone(self) -> None:
         self._client = None
-        self._vm.loop.add(self._listener.fileno(), READ, self._accept)
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0 and self._client is None:
+            self._vm.loop.add(self._listener.fileno(), READ, self._accept)
 
     def _event(self, name: str, data: dict[str, object]) -> None:
         now = time.time_ns()
