@@ -14,7 +14,10 @@ PIP = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
 PACKAGES = ("vmm_core", "backends", "ipc")
 C_FILES = ("*.c", "*.h", "build_*.py")
 C_SOURCES = tuple(f"{place}/**/{name}" for place in ("vmm_core/native", "backends", "ipc") for name in C_FILES)
-EXTENSIONS = ("vmm_core/_native*.so", "backends/runtime/_sandbox*.so", "backends/blk/_blk*.so")
+EXTENSIONS = tuple(
+    f"{path}.*.so"
+    for path in ("vmm_core/_native", "ipc/confine/_seccomp", "backends/runtime/_sandbox", "backends/blk/_blk")
+)
 SOFTWARE_CPU = "vmm_core/accel/tcg"
 SOFTWARE_CPU_SOURCES = tuple(f"{SOFTWARE_CPU}/**/{name}" for name in ("*.c", "*.h", "*.patch", "*.py"))
 
@@ -60,6 +63,7 @@ def building() -> list[Step]:
             "installing stratocell into the virtual environment",
             [*PIP, *editable],
             inputs=project,
+            stale=EXTENSIONS,
             also_done=("extensions",),
         ),
         Step(
@@ -68,6 +72,7 @@ def building() -> list[Step]:
             [PYTHON, "setup.py", "build_ext", "--inplace", "--force"],
             inputs=C_SOURCES,
             outputs=EXTENSIONS,
+            stale=EXTENSIONS,
         ),
         Step(
             "launcher",

@@ -16,7 +16,10 @@ STAMPS = BUILD / "stamps"
 
 @dataclass(frozen=True)
 class Step:
-    """One command and what it depends on. `inputs` and `outputs` are glob patterns below the checkout."""
+    """One command and what it depends on. `inputs`, `outputs` and `stale` are glob patterns below the checkout.
+
+    What `stale` matches is removed first: an extension built by another tool may have a name that Python prefers.
+    """
 
     name: str
     title: str
@@ -24,6 +27,7 @@ class Step:
     inputs: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
     also_done: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -54,6 +58,8 @@ def run_steps(steps: Iterable[Step]) -> None:
             continue
         digest = step.digest()
         step.stamp().unlink(missing_ok=True)
+        for path in [path for pattern in step.stale for path in ROOT.glob(pattern)]:
+            path.unlink()
         environment = {**os.environ, **step.environment} if step.environment else None
         run_step(step.name, step.title, step.command, env=environment)
         step.stamp().write_text(digest)
