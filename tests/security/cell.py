@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from vmm_core.supervisor.backend import BackendProcess
 
+    Options = dict[str, str | int | bool | None]
+
 ECHO = "tests.security.echo_backend"
 LIMIT = 20.0  # seconds for anything that is going to happen at all
 
@@ -48,6 +50,10 @@ class Peer:
         self._cell.until(lambda: bool(self.process.end_reason))
         return self.process
 
+    def take_socket(self) -> socket.socket:
+        """The test's end, for tests that speak another protocol; closing it is theirs."""
+        return socket.socket(fileno=os.dup(self._socket.fileno()))
+
     def hang_up(self) -> None:
         self._socket.close()
 
@@ -63,11 +69,13 @@ class Cell:
         self._seccomp = seccomp
         self._peers: list[Peer] = []
 
-    def start(self, name: str = "echo", options: dict[str, str | int | bool | None] | None = None) -> Peer:
+    def start(
+        self, name: str = "echo", options: Options | None = None, more_fds: dict[str, int] | None = None
+    ) -> Peer:
         """A backend that may not run yet."""
         ours, theirs = socket.socketpair()
         with theirs:
-            fds = {"vhost": theirs.fileno()}
+            fds = {"vhost": theirs.fileno(), **(more_fds or {})}
             process = self.spawner.start_backend(
                 self._kind, name, fds, options or {}, seccomp=self._seccomp, on_end=self.ended.append
             )
@@ -75,7 +83,7 @@ class Cell:
         self._peers.append(peer)
         return peer
 
-    def ready(self, name: str = "echo", options: dict[str, str | int | bool | None] | None = None) -> Peer:
+    def ready(self, name: str = "echo", options: Options | None = None) -> Peer:
         """A backend that is sandboxed and serves."""
         peer = self.start(name, options)
         assert peer.hear().startswith("ready"), peer.process.last_lines

@@ -29,10 +29,11 @@ RAM_SIZE = 3 * MIB
 class RawFrontend:
     """One connection to the backend under test."""
 
-    def __init__(self, path: str) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, path: str | socket.socket) -> None:
+        sock = path if isinstance(path, socket.socket) else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(TIMEOUT)
-        sock.connect(path)
+        if isinstance(path, str):
+            sock.connect(path)
         self._socket = socket.socket(fileno=os.dup(sock.fileno()))
         self._connection = Connection(sock.detach())
         self.protocol = 0

@@ -73,6 +73,7 @@ class Spawner:
         """
         backend = BackendProcess(name, self._loop, on_end)
         identity, self._next_id = self._next_id, self._next_id + 1
+        self.backends()  # forgets those that ended without a word
         self._backends[identity] = backend
         log_end, lifeline = backend.take_ends()
         all_fds = {**fds, "log": log_end, "lifeline": lifeline}
@@ -90,6 +91,7 @@ class Spawner:
 
     def backends(self) -> list[BackendProcess]:
         """Those that run, or are about to."""
+        self._backends = {identity: each for identity, each in self._backends.items() if not each.end_reason}
         return list(self._backends.values())
 
     def close(self) -> None:
@@ -166,7 +168,7 @@ class Spawner:
 
     def _backend_exited(self, namespace_pid: int, status: int) -> None:
         for identity, backend in list(self._backends.items()):
-            if backend.namespace_pid == namespace_pid and backend.pid:
+            if backend.namespace_pid == namespace_pid:
                 del self._backends[identity]
                 backend.exited(status)
 
@@ -179,7 +181,7 @@ class Spawner:
 
     def _fail_waiting(self, reason: str) -> None:
         for identity, backend in list(self._backends.items()):
-            if not backend.pid:
+            if not backend.namespace_pid:
                 self._fail(identity, reason)
 
     def _starter_ended(self, _events: int) -> None:
