@@ -45,7 +45,9 @@ def userspace(machines: Machines, aim: float) -> Iterator[Row]:
 
 def imports() -> Iterator[Row]:
     """What the interpreter and our modules cost before any VM exists, against the bare interpreter."""
-    program = f"import sys; sys.path += [{str(ROOT)!r}, {sysconfig.get_path('platlib')!r}]; import vmm_core.main, vmm_core.sandbox, vmm_core.vm"
+    modules = "vmm_core.main, vmm_core.sandbox, vmm_core.vm"
+    places = [str(ROOT), sysconfig.get_path("platlib")]
+    program = f"import sys; sys.path += {places!r}; import vmm_core.main, vmm_core.sandbox, vmm_core.vm"
     bare, full = [], []
     for _ in range(IMPORT_RUNS):
         bare.append(_run_time("pass"))
