@@ -45,7 +45,6 @@ def userspace(machines: Machines, aim: float) -> Iterator[Row]:
 
 def imports() -> Iterator[Row]:
     """What the interpreter and our modules cost before any VM exists, against the bare interpreter."""
-    modules = "vmm_core.main, vmm_core.sandbox, vmm_core.vm"
     places = [str(ROOT), sysconfig.get_path("platlib")]
     program = f"import sys; sys.path += {places!r}; import vmm_core.main, vmm_core.sandbox, vmm_core.vm"
     bare, full = [], []
