@@ -20,7 +20,7 @@ STATUS_LIMIT = 1.0  # seconds from a process's end to the word on how it ended
 class BackendProcess:
     """A backend that the spawner was asked for. Ours are the read end of its log and the write end of its lifeline.
 
-    `pid` is 0 until it runs, and if it ended before we could look; `confined` says that its sandbox stands, and `missing`
+    `pid` is 0 until it runs, and if it ended before we looked; `confined` says that its sandbox stands, and `missing`
     what the host did not permit of it.
     After the end: `exit_status` (negative: the signal; None: nobody knows) and `end_reason`, one line.
     """
