@@ -42,6 +42,8 @@ class Readiness:
 def daemonize() -> Readiness:
     """Go on as a daemon (double fork, new session). The original process waits here and never returns.
 
+    The working directory stays, so that relative paths of the command line mean what they say.
+
     Call before any thread, descriptor or child process exists that the daemon needs.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -52,7 +54,6 @@ def daemonize() -> Readiness:
     os.setsid()
     if os.fork():
         os._exit(0)
-    os.chdir("/")
     return Readiness(writer)
 
 

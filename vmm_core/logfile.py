@@ -23,7 +23,7 @@ class LogFile:
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = self._open()
-        self._day = time.localtime().tm_yday
+        self._day = self._last_written()
         log.configure(self._fd, os.environ.get("STRATOVIRT_LOG_LEVEL"))
 
     def watch(self, loop: EventLoop) -> None:
@@ -53,6 +53,11 @@ class LogFile:
         os.dup2(fresh, self._fd, inheritable=False)
         os.close(fresh)
         return True
+
+    def _last_written(self) -> int:
+        """The day of the file's last line: an old file is rotated like one of today's that has become old."""
+        status = os.fstat(self._fd)
+        return time.localtime(status.st_mtime if status.st_size else None).tm_yday
 
     def _open(self) -> int:
         try:

@@ -1,10 +1,13 @@
 """The machine's UART and the chardev behind it.
 
-Output goes from the vCPU's thread straight to the chardev's descriptor; only what a slow reader leaves behind, and input,
-come through the event loop.
+Output goes from the vCPU's thread straight to the chardev's descriptor; only what a slow reader leaves behind, and
+input, come through the event loop.
 """
 
 from __future__ import annotations
+
+import fcntl
+import os
 
 from vmm_core import log
 from vmm_core._native import ffi, lib
@@ -25,7 +28,8 @@ class SerialPort:
 
     def __init__(self, vm: AccelVm, bus: Bus, loop: EventLoop, port: int, gsi: int) -> None:
         self._loop = loop
-        self._output = -1
+        self._output = -1  # a duplicate: the chardev may watch the same descriptor for input
+        self._watched = False
         self._on_space: Callable[[], None] = lambda: None
         self._uart = lib.sc_uart_new(ffi.cast("struct sc_irqchip *", vm.irqchip), gsi, -1)
         if not self._uart:
@@ -38,10 +42,12 @@ class SerialPort:
         """Send the guest's output to `fd`; -1: discard it. The former descriptor may be closed afterwards."""
         self._watch_output(False)
         lib.sc_uart_set_output(self._uart, fd)
-        self._output = fd
+        if self._output >= 0:
+            os.close(self._output)
+        self._output = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) if fd >= 0 else -1
 
     def receive(self, data: bytes) -> int:
-        """Give the guest input; returns how many bytes it could take. After fewer than all, `on_space` tells when to go on."""
+        """Give the guest input; returns how many bytes it took. After fewer, `on_space` tells when to go on."""
         return int(lib.sc_uart_receive(self._uart, data, len(data)))
 
     def on_space(self, callback: Callable[[], None]) -> None:
@@ -49,8 +55,6 @@ class SerialPort:
         self._on_space = callback
 
     def _attend(self, _events: int) -> None:
-        import os
-
         os.eventfd_read(self._events)
         self._pump()
         self._on_space()
@@ -63,6 +67,10 @@ class SerialPort:
         self._watch_output(result == 1)
 
     def _watch_output(self, wanted: bool) -> None:
-        self._loop.remove(self._output)
+        if wanted == self._watched:
+            return
+        self._watched = wanted
         if wanted:
             self._loop.add(self._output, WRITE, self._pump)
+        else:
+            self._loop.remove(self._output)

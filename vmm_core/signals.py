@@ -1,10 +1,10 @@
-"""Signals that end the VM: received on a descriptor in the event loop, so that no handler runs in odd places (facts 1.2)."""
+"""Signals that end the VM: received on a descriptor in the event loop, so no handler runs in odd places (facts 1.2)."""
 
 from __future__ import annotations
 
 import os
 import sys
-from _signal import SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIG_IGN, set_wakeup_fd, signal
+from _signal import SIG_IGN, SIGHUP, SIGINT, SIGPIPE, SIGTERM, set_wakeup_fd, signal
 
 from vmm_core.loop import READ
 

@@ -12,8 +12,7 @@ from vmm_core.errors import VmmError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from socket import socket as Listener
-    from socket import socket as Peer
+    from socket import socket as Socket
 
     from vmm_core.loop import EventLoop
 
@@ -55,7 +54,7 @@ def listen_tcp(host: str, port: int, what: str) -> socket.socket:
     return sock
 
 
-def accept(listener: Listener, loop: EventLoop, resume: Callable[[], None]) -> Peer | None:
+def accept(listener: Socket, loop: EventLoop, resume: Callable[[], None]) -> Socket | None:
     """Take the next client, or None: it went away, or no descriptor is free.
 
     In the latter case the listener is forgotten for a second, or the loop would spin; then `resume` adds it again.

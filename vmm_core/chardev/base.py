@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vmm_core.loop import READ
+from vmm_core.loop import HANGUP, READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ CHUNK = 256  # bytes of input read at once; the guest's FIFO takes 16
 
 
 class Chardev:
-    """Connects a serial port to descriptors. Input that the guest has no room for waits here, and its source is not read."""
+    """Connects a serial port to descriptors. While input waits here for room in the guest, its source is not read."""
 
     def __init__(self, config: ChardevConfig, loop: EventLoop) -> None:
         self.id = config.id
@@ -25,6 +25,7 @@ class Chardev:
         self._port: SerialPort | None = None
         self._input = -1
         self._pollable = True
+        self._scheduled = False
         self._pending = b""
 
     @property
@@ -52,7 +53,7 @@ class Chardev:
                 self._loop.add(read_fd, READ, self._readable)
             except PermissionError:  # a regular file or /dev/null: always ready, which epoll refuses to say
                 self._pollable = False
-                self._loop.call_soon(lambda: self._readable(READ))
+                self._read_soon()
 
     def _disconnect(self) -> None:
         if self._port is not None:
@@ -62,8 +63,13 @@ class Chardev:
         self._input = -1
         self._pending = b""
 
-    def _readable(self, _events: int) -> None:
+    def _readable(self, events: int) -> None:
         if self._input < 0:
+            return
+        if self._pending:
+            if events & HANGUP:
+                self._loop.remove(self._input)  # it would be told again and again
+                self._hung_up()
             return
         try:
             data = os.read(self._input, CHUNK)
@@ -81,6 +87,9 @@ class Chardev:
         """What of the input is for the guest."""
         return data
 
+    def _hung_up(self) -> None:
+        """The source is gone while input of it still waits; what it has left is read when the guest has room."""
+
     def _end_of_input(self) -> None:
         """The source of input is gone; output may go on."""
         self._loop.remove(self._input)
@@ -96,8 +105,18 @@ class Chardev:
             return
         if not self._pollable:
             if not self._pending:
-                self._loop.call_soon(lambda: self._readable(READ))
+                self._read_soon()
             return
         self._loop.remove(self._input)
-        if not self._pending:
-            self._loop.add(self._input, READ, self._readable)
+        self._loop.add(self._input, 0 if self._pending else READ, self._readable)  # 0: still tells of a hang-up
+
+    def _read_soon(self) -> None:
+        """For a source that epoll does not watch: once a round, however often it is asked for."""
+
+        def read() -> None:
+            self._scheduled = False
+            self._readable(READ)
+
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(read)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import termios
 
 from vmm_core import log
@@ -16,22 +17,27 @@ if TYPE_CHECKING:
     from vmm_core.loop import EventLoop
     from vmm_core.serial import SerialPort
 
+LOOK_SECONDS = 0.2  # between looks whether a client has come: the kernel tells of its leaving only
+
 
 class PtyChardev(Chardev):
-    """Both ends stay open here, so that a client may come, go and come again."""
+    """A client may come, go and come again. While nobody has the terminal open, the guest's output is discarded:
+    kept, it would fill the terminal, and the guest's programs would wait for a reader that may never come."""
 
     def __init__(self, config: ChardevConfig, loop: EventLoop) -> None:
         super().__init__(config, loop)
         try:
-            self._main, self._client = os.openpty()
+            self._main, client = os.openpty()
         except OSError as error:
             raise VmmError(f"chardev {config.id}: no pseudo-terminal: {error.strerror}") from error
-        mode = termios.tcgetattr(self._client)
+        mode = termios.tcgetattr(client)
         mode[IFLAG] = mode[OFLAG] = mode[LFLAG] = 0
         mode[CC][termios.VMIN] = 1
-        termios.tcsetattr(self._client, termios.TCSANOW, mode)
+        termios.tcsetattr(client, termios.TCSANOW, mode)
         os.set_blocking(self._main, False)
-        self.path = os.ttyname(self._client)
+        self.path = os.ttyname(client)
+        os.close(client)
+        self._closed = False
         log.info(f"chardev {config.id}: redirected to {self.path}")
 
     @property
@@ -40,9 +46,31 @@ class PtyChardev(Chardev):
 
     def attach(self, port: SerialPort) -> None:
         super().attach(port)
-        self._connect(self._main, self._main)
+        self._look()
 
     def close(self) -> None:
+        self._closed = True
         super().close()
         os.close(self._main)
-        os.close(self._client)
+
+    def _look(self) -> None:
+        """Use the terminal once somebody has it open."""
+        if self._closed:
+            return
+        if self._has_client():
+            self._connect(self._main, self._main)
+        else:
+            self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _has_client(self) -> bool:
+        poller = select.poll()
+        poller.register(self._main, 0)
+        return not poller.poll(0)
+
+    def _hung_up(self) -> None:
+        """The client left before the guest took its last words: they are dropped, the next client starts afresh."""
+        self._end_of_input()
+
+    def _end_of_input(self) -> None:
+        self._disconnect()
+        self._look()

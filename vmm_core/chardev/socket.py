@@ -79,7 +79,7 @@ class SocketChardev(Chardev):
         self._connect(peer.fileno(), peer.fileno())
 
     def _hung_up(self) -> None:
-        """The peer left before the guest took its last words. They wait for a while, but not for ever: others may come."""
+        """The peer left before the guest took its last words. They wait a while, not for ever: others may come."""
         gone = self._peer
 
         def forget() -> None:

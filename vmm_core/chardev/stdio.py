@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vmm_core.serial import SerialPort
 
 STDIN, STDOUT = 0, 1
-ESCAPE, QUIT = 0x01, ord("x")  # Ctrl-a x ends the VM, Ctrl-a Ctrl-a is one Ctrl-a
+ESCAPE, QUIT = 0x01, ord("x")  # Ctrl-a x ends the VM, Ctrl-a Ctrl-a is one Ctrl-a, others go to the guest with it
 
 
 class StdioChardev(Chardev):
@@ -51,11 +51,10 @@ class StdioChardev(Chardev):
                 self._escaped = False
                 if byte == QUIT:
                     self._on_quit()
-                elif byte == ESCAPE:
-                    for_guest.append(byte)
+                    break
+                for_guest += bytes([ESCAPE]) if byte == ESCAPE else bytes([ESCAPE, byte])
             elif byte == ESCAPE:
                 self._escaped = True
             else:
                 for_guest.append(byte)
         return bytes(for_guest)
-

@@ -7,6 +7,7 @@
 #include "bus.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -338,10 +339,14 @@ static bool ring(const struct doorbell *bell, uint32_t size)
 {
     if (!bell || (bell->size && bell->size != size))
         return false;
-    uint64_t one = 1;
-    /* Fails only when the counter is about to overflow: then the reader is awake already. */
-    ssize_t written = write(bell->fd, &one, sizeof one);
-    (void)written;
+    /* A full counter needs no more: its reader is awake already. That must be asked first, because the backend shares
+     * the open file: it can clear O_NONBLOCK, and the write would wait for it. */
+    struct pollfd room = {.fd = bell->fd, .events = POLLOUT};
+    if (poll(&room, 1, 0) == 1 && room.revents & POLLOUT) {
+        uint64_t one = 1;
+        ssize_t written = write(bell->fd, &one, sizeof one);
+        (void)written;
+    }
     return true;
 }
 

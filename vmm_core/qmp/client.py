@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from vmm_core.vm import Vm
 
-MAX_BACKLOG = 1 << 20  # bytes of answers and events that a client has not read
+MAX_BACKLOG = 1 << 20  # bytes of answers and events that a client has not read; beyond that it is disconnected
+BUSY_BACKLOG = MAX_BACKLOG // 4  # beyond that its commands wait
 MAX_FDS = 16
 READ_SIZE = 16 << 10
 ENVELOPE_KEYS = {"execute", "arguments", "id"}
@@ -37,8 +39,10 @@ class Client:
         self._on_gone = on_gone
         self._stream = JsonStream()
         self._output = bytearray()
+        self._commands: deque[bytes] = deque()  # complete, waiting for room for their answers
         self._fds: list[int] = []
         self._open = True
+        self._ended = False  # it sends nothing more, but may still read
         self._interest = READ
         vm.loop.add(sock.fileno(), READ, self._ready)
 
@@ -73,8 +77,10 @@ class Client:
     def _ready(self, events: int) -> None:
         if events & WRITE:
             self._flush()
-        if self._open and events & ~WRITE:
+        if self._open and events & ~WRITE and not self._ended:
             self._receive()
+        if self._open:
+            self._work()
 
     def _receive(self) -> None:
         try:
@@ -86,53 +92,46 @@ class Client:
         except OSError:
             data, ancillary, flags = b"", [], 0
         self._keep_fds(ancillary)
-        if not data or flags & socket.MSG_CTRUNC:
+        self._ended = not data
+        if flags & socket.MSG_CTRUNC:
             self.close()
             return
         try:
-            values = self._stream.feed(data)
+            self._commands.extend(value for value in self._stream.feed(data) if value.strip())
         except StreamError as error:
-            self._send_error(QmpError(str(error)), None)
+            self.send(_error(QmpError(str(error))))
             self.close()
-            return
-        for value in values:
-            if self._open:
-                self._handle(value)
 
-    def _handle(self, value: bytes) -> None:
-        if not value.strip():
+    def _work(self) -> None:
+        """Answer what was received, as long as the client reads the answers; then see to what comes next."""
+        answered = False
+        while self._open and self._commands and len(self._output) <= BUSY_BACKLOG:
+            self.send(self._answer(self._commands.popleft()))
+            answered = True
+        if not self._open:
             return
-        identity = None
+        if answered and not self._commands and self._stream.is_empty:
+            self._drop_fds()  # those that no getfd has asked for
+        if self._ended and not self._commands and not self._output:
+            self.close()
+        else:
+            self._watch()
+
+    def _answer(self, value: bytes) -> dict[str, Any]:
+        envelope: dict[str, Any] = {}
         try:
-            message = self._parse(value)
-            identity = message.get("id")
+            message = _decode(value)
+            envelope = {"id": message["id"]} if "id" in message else {}
+            _check(message)
             result = execute(Context(self._vm, self), message["execute"], message.get("arguments", {}))
         except QmpError as error:
-            self._send_error(error, identity)
+            return _error(error) | envelope
         except VmmError as error:
-            self._send_error(QmpError(describe(error).replace("\n", " ")), identity)
-        else:
-            self._send_answer({"return": result}, identity)
-
-    def _parse(self, value: bytes) -> dict[str, Any]:
-        try:
-            message = msgspec.json.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise QmpError(f"Invalid JSON syntax: {error}") from error
-        if not isinstance(message, dict) or not isinstance(message.get("execute"), str):
-            raise QmpError("QMP input must be a JSON object with the member 'execute'")
-        unknown = set(message) - ENVELOPE_KEYS
-        if unknown:
-            raise QmpError(f"QMP input member '{min(unknown)[:80]}' is unexpected")
-        return message
-
-    def _send_answer(self, answer: dict[str, Any], identity: object) -> None:
-        if identity is not None:
-            answer["id"] = identity
-        self.send(answer)
-
-    def _send_error(self, error: QmpError, identity: object) -> None:
-        self._send_answer({"error": {"class": error.error_class, "desc": str(error)}}, identity)
+            return _error(QmpError(describe(error).replace("\n", " "))) | envelope
+        except Exception as error:  # a broken command must not leave its client waiting
+            log.exception("QMP command failed", error)
+            return _error(QmpError(f"internal error: {type(error).__name__}: {error}")) | envelope
+        return {"return": result} | envelope
 
     def _flush(self) -> None:
         try:
@@ -144,12 +143,12 @@ class Client:
         except OSError:
             self.close()
             return
-        self._watch(READ | (WRITE if self._output else 0))
+        self._watch()
 
-    def _watch(self, interest: int) -> None:
+    def _watch(self) -> None:
         """A client that does not read its answers is not asked for more commands."""
-        if len(self._output) > MAX_BACKLOG // 4:
-            interest = WRITE
+        busy = self._ended or bool(self._commands) or len(self._output) > BUSY_BACKLOG
+        interest = (0 if busy else READ) | (WRITE if self._output or self._commands else 0)
         if interest != self._interest:
             self._interest = interest
             self._vm.loop.modify(self._socket.fileno(), interest)
@@ -164,3 +163,25 @@ class Client:
     def _drop_fds(self) -> None:
         while self._fds:
             os.close(self._fds.pop())
+
+
+def _decode(value: bytes) -> dict[str, Any]:
+    try:
+        message = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise QmpError(f"Invalid JSON syntax: {error}") from error
+    if not isinstance(message, dict):
+        raise QmpError("QMP input must be a JSON object")
+    return message
+
+
+def _check(message: dict[str, Any]) -> None:
+    if not isinstance(message.get("execute"), str):
+        raise QmpError("QMP input must have the member 'execute', a string")
+    unknown = set(message) - ENVELOPE_KEYS
+    if unknown:
+        raise QmpError(f"QMP input member '{min(unknown)[:80]}' is unexpected")
+
+
+def _error(error: QmpError) -> dict[str, Any]:
+    return {"error": {"class": error.error_class, "desc": str(error)}}

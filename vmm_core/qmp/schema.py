@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 import msgspec
 
@@ -25,7 +25,7 @@ SCALARS: dict[type, str] = {str: "str", int: "int", bool: "bool"}
 
 
 def schema(commands: Mapping[str, Command]) -> list[Entry]:
-    """Describe every command, its arguments and every event. What commands return is `any`: it is documented, not typed."""
+    """Describe every command, its arguments and every event; what commands return is documented, not typed: `any`."""
     entries: list[Entry] = [{"name": "any", "meta-type": "builtin", "json-type": "value"}]
     entries += [
         {"name": name, "meta-type": "builtin", "json-type": kind} for name, kind in BUILT_IN.items() if name != "any"
@@ -49,7 +49,8 @@ def _members(structure: type[msgspec.Struct]) -> list[Entry]:
 
 
 def _member(field: msgspec.structs.FieldInfo) -> Entry:
-    entry: Entry = {"name": field.encode_name, "type": SCALARS.get(field.type, "[str]")}
+    kind = field.type.__origin__ if get_origin(field.type) is Annotated else field.type
+    entry: Entry = {"name": field.encode_name, "type": SCALARS.get(kind, "[str]")}
     if not field.required:
         entry["default"] = None
     return entry

@@ -8,7 +8,7 @@ from __future__ import annotations
 MAX_MESSAGE = 64 << 10  # bytes of one command
 MAX_DEPTH = 64  # nested objects and arrays
 
-_OPEN, _CLOSE, _QUOTE, _BACKSLASH = b"{[", b"}]", ord('"'), ord("\\")
+_OPEN, _CLOSE, _QUOTE, _BACKSLASH, _NEWLINE = b"{[", b"}]", ord('"'), ord("\\"), ord("\n")
 _SPACE = b" \t\r\n"
 
 
@@ -25,6 +25,11 @@ class JsonStream:
         self._depth = 0
         self._in_string = False
         self._escaped = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no value has begun."""
+        return not self._buffer
 
     def feed(self, data: bytes) -> list[bytes]:
         """Add `data`; return the values that are now complete."""
@@ -52,8 +57,7 @@ class JsonStream:
     def _ends_value(self, byte: int) -> bool:
         """Whether `byte` closes the outermost value. Outside of one, a line is a value: the parser will refuse it."""
         if self._in_string:
-            self._scan_string(byte)
-            return False
+            return self._scan_string(byte)
         if byte == _QUOTE:
             self._in_string = True
         elif byte in _OPEN:
@@ -63,12 +67,17 @@ class JsonStream:
         elif byte in _CLOSE:
             self._depth = max(0, self._depth - 1)
             return self._depth == 0
-        return self._depth == 0 and byte == ord("\n")
+        return self._depth == 0 and byte == _NEWLINE
 
-    def _scan_string(self, byte: int) -> None:
+    def _scan_string(self, byte: int) -> bool:
+        """JSON has no newline inside a string: one ends whatever this was, so that the next line is heard again."""
+        if byte == _NEWLINE:
+            self._depth, self._in_string, self._escaped = 0, False, False
+            return True
         if self._escaped:
             self._escaped = False
         elif byte == _BACKSLASH:
             self._escaped = True
         elif byte == _QUOTE:
             self._in_string = False
+        return False

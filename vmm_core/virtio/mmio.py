@@ -7,6 +7,7 @@ are answered in C (`sc_bus_add_virtio_mmio`): the vring bit always reads as set,
 from __future__ import annotations
 
 import os
+import select
 from _thread import RLock
 
 from vmm_core import log
@@ -42,6 +43,7 @@ QUEUE_ADDRESSES = {  # register: field, bits to shift by
 }
 SHARED_MEMORY = range(0xB0, 0xC0, 4)  # length and base of the selected region: all ones means "none"
 ALL_ONES = 0xFFFFFFFF
+MAX_REASONS = 8  # log lines about a broken device
 
 
 class _Queue:
@@ -70,6 +72,14 @@ class _Queue:
         )
 
 
+def ring(fd: int) -> None:
+    """Raise an eventfd that the backend shares: it may have made it blocking, and filled it. Then it needs no more."""
+    room = select.poll()
+    room.register(fd, select.POLLOUT)
+    if room.poll(0):
+        os.eventfd_write(fd, 1)
+
+
 class MmioTransport:
     """One 512-byte register page at `base`, interrupting on line `gsi`."""
 
@@ -84,6 +94,7 @@ class MmioTransport:
         self._lock = RLock()
         self._generation = 0
         self._needs_reset = False
+        self._told: set[str] = set()
         self._clear()
         self._wire(bus, vm)
 
@@ -107,9 +118,15 @@ class MmioTransport:
         if self._needs_reset:
             return
         self._needs_reset = True
-        log.error(f"{self.name}: {reason}; the guest sees the device as needing a reset")
+        self._tell(reason)
         if self._status & virtio.DRIVER_OK:
             self._interrupt_config()
+
+    def _tell(self, reason: str) -> None:
+        """Log each reason once: a guest that resets a dead device again and again cannot fill the log."""
+        if reason not in self._told and len(self._told) < MAX_REASONS:
+            self._told.add(reason)
+            log.error(f"{self.name}: {reason}; the guest sees the device as needing a reset")
 
     def read(self, offset: int, size: int) -> int:
         with self._lock:
@@ -247,7 +264,7 @@ class MmioTransport:
     def _notify(self, index: int) -> None:
         """Only accelerators without a doorbell for this write get here."""
         if index < len(self._queues):
-            os.eventfd_write(self._queues[index].kick_fd, 1)
+            ring(self._queues[index].kick_fd)
 
     def _interrupt_config(self) -> None:
         self._interrupt_state[0] = INTERRUPT_CONFIG

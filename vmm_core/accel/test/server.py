@@ -85,7 +85,7 @@ class TestServer:
     def _answer(self, words: list[str]) -> str:
         try:
             return self._execute(words[0], words[1:]) if words else "FAIL empty request"
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, TypeError, OverflowError) as error:
             return f"FAIL {' '.join(words)[:80]}: {error}"
         except VmmError as error:
             return f"FAIL {error}"
