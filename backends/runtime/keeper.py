@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from backends.runtime._sandbox import lib
 from ipc import spawn
+from ipc.confine._seccomp import lib as processes
 from ipc.errors import WireError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Keeper:
             self._end()
 
     def _prepare(self) -> None:
-        lib.sc_subreaper()  # matters only where a PID namespace could not be had
+        processes.sc_adopt_orphans()  # matters only where a PID namespace could not be had
         lib.sc_process_name(b"keeper")
         for fd in (self._wake, self._waker):
             os.set_blocking(fd, False)

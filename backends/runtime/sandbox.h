@@ -36,8 +36,6 @@ int sc_lifeline(int fd);
 /* Handle everything Landlock knows and allow nothing. Returns the ABI version in force. Before any thread is made. */
 int sc_landlock(void);
 
-/* Orphaned descendants become children of this process. */
-int sc_subreaper(void);
 /* What `ps` shows; 15 bytes count. */
 int sc_process_name(const char *name);
 

@@ -141,11 +141,6 @@ int sc_landlock(void)
     return result;
 }
 
-int sc_subreaper(void)
-{
-    return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ? -errno : 0;
-}
-
 int sc_process_name(const char *name)
 {
     return prctl(PR_SET_NAME, name, 0, 0, 0) ? -errno : 0;

@@ -153,3 +153,8 @@ int sc_filter_announce_violations(void)
     sigemptyset(&action.sa_mask);
     return sigaction(SIGSYS, &action, NULL) ? -errno : 0;
 }
+
+int sc_adopt_orphans(void)
+{
+    return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) ? -errno : 0;
+}

@@ -41,4 +41,7 @@ void sc_filter_free(struct sc_filter *filter);
 /* Make a forbidden call say its number on standard error before the process dies of SIGSYS. */
 int sc_filter_announce_violations(void);
 
+/* Descendants whose parents end become children of this process, instead of init's. */
+int sc_adopt_orphans(void);
+
 #endif

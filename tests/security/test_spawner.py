@@ -109,7 +109,7 @@ def test_a_stuck_backend_does_not_hold_up_the_end_for_long() -> None:
 
 def test_starting_and_ending_fifty_times_leaks_no_descriptor(cell: Cell) -> None:
     cell.ready("warm").hang_up()
-    cell.until(lambda: len(cell.ended) == 1)
+    cell.until(lambda: len(cell.ended) == 1 and cell.spawner.settled)
     before = open_descriptors()
     for index in range(50):
         peer = cell.ready(f"echo{index}")

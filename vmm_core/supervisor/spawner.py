@@ -13,6 +13,7 @@ import sys
 from time import monotonic
 
 from ipc import spawn
+from ipc.confine._seccomp import lib
 from ipc.errors import PeerClosed, WireError
 from ipc.fds import close_all
 from vmm_core import log
@@ -88,6 +89,11 @@ class Spawner:
         finally:
             close_all([log_end, lifeline])
         return backend
+
+    @property
+    def settled(self) -> bool:
+        """Whether the keeper stands and the process that made it has ended."""
+        return self._keeper_pidfd >= 0 and self._starter_pidfd < 0
 
     def backends(self) -> list[BackendProcess]:
         """Those that run, or are about to."""
@@ -202,11 +208,20 @@ class Spawner:
         self._loop.remove(self._socket.fileno())
         self._loop.remove(self._keeper_pidfd)
         self._socket.close()
-        close_all([self._keeper_pidfd])
+        self._bury_keeper()
         self._log.close()
         self.pid = self.keeper_pid = 0
         said = f": {self._log.last_lines[-1]}" if self._log.last_lines else ""
         self._fail_waiting(f"there is no spawner{said}")
+
+    def _bury_keeper(self) -> None:
+        if self._keeper_pidfd < 0:
+            return
+        try:
+            os.waitid(os.P_PIDFD, self._keeper_pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            pass  # somebody else adopted it
+        os.close(self._keeper_pidfd)
 
 
 def _readable_within(fds: Sequence[int], seconds: float) -> None:
@@ -218,6 +233,7 @@ def _readable_within(fds: Sequence[int], seconds: float) -> None:
 
 def _start(kinds: Sequence[str], log_end: int) -> tuple[socket, int, int]:
     """Start the program; returns (our end of its socket, the keeper's lifeline, its pid). Takes `log_end` over."""
+    lib.sc_adopt_orphans()  # the keeper is to be seen as ours, by ps and by whoever adds up what this VM uses
     ours, theirs = spawn.channel()
     lifeline, our_lifeline = os.pipe2(os.O_CLOEXEC)
     # Out of the way of the numbers that they are to have in the child.
