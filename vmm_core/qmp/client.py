@@ -104,14 +104,13 @@ class Client:
 
     def _work(self) -> None:
         """Answer what was received, as long as the client reads the answers; then see to what comes next."""
-        answered = False
         while self._open and self._commands and len(self._output) <= BUSY_BACKLOG:
-            self.send(self._answer(self._commands.popleft()))
-            answered = True
+            answer = self._answer(self._commands.popleft())
+            if not self._commands and self._stream.is_empty:
+                self._drop_fds()  # those that no getfd has asked for
+            self.send(answer)
         if not self._open:
             return
-        if answered and not self._commands and self._stream.is_empty:
-            self._drop_fds()  # those that no getfd has asked for
         if self._ended and not self._commands and not self._output:
             self.close()
         else:
