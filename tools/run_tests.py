@@ -25,8 +25,8 @@ class Group:
 
 
 GROUPS = (
-    Group(("unit", "wire", "device", "security", "faults"), True),
-    Group(("guest", "interop"), True),
+    Group(("unit", "wire", "device", "security"), True),
+    Group(("guest", "interop", "faults"), True),
     Group(("perf",), False),
 )
 

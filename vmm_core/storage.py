@@ -96,9 +96,11 @@ class OwnDisk(Disk):
     def _backend_ended(self, backend: BackendProcess) -> None:
         """Noticed by pidfd: the waits of vCPUs for it end at once."""
         said = f" (it said: {backend.last_lines[-1]})" if backend.last_lines else ""
-        self.front.fail(f"its backend {backend.end_reason}{said}")
+        reason = f"its backend {backend.end_reason}{said}"
+        log.error(f"{self.name}: {reason}")
+        self.front.fail(reason)
         if not self.front.was_ready:
-            self._vm.fail(f"disk {self.name}: its backend {backend.end_reason}{said}")
+            self._vm.fail(f"disk {self.name}: {reason}")
 
     def close(self) -> None:
         super().close()
