@@ -14,7 +14,7 @@ from vmm_core.virtio import blk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vmm_core.config.records import ChardevConfig, DriveConfig, VmConfig
+    from vmm_core.config.records import ChardevConfig, DriveConfig
     from vmm_core.supervisor.backend import BackendProcess
     from vmm_core.supervisor.spawner import Spawner
     from vmm_core.vhost.dirty_log import DirtyLog
@@ -65,6 +65,7 @@ class OwnDisk(Disk):
     """A disk whose image the core opens and whose backend it starts."""
 
     def __init__(self, vm: Vm, device: BlkDevice, drive: DriveConfig, dirty_log: DirtyLog | None) -> None:
+        self.iothread = device.iothread
         self._drive = drive
         self._image = open_image(drive)
         self._options = blk.backend_options(device, drive)

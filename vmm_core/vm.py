@@ -94,7 +94,7 @@ class Vm:
     def iothread_pid(self, iothread: str) -> int:
         """The process in which the iothread runs: the backend of the disk that names it, else the core."""
         for disk in self.disks:
-            if isinstance(disk, OwnDisk) and disk.device.iothread == iothread and disk.backend:
+            if isinstance(disk, OwnDisk) and disk.iothread == iothread and disk.backend:
                 return disk.backend.pid
         return os.getpid()
 

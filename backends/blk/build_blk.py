@@ -55,7 +55,8 @@ struct sc_blk_options {
 };
 struct sc_blk;
 
-int sc_memory_add(struct sc_memory *memory, uint64_t gpa, uint64_t size, uint64_t user_address, int fd, uint64_t offset);
+int sc_memory_add(struct sc_memory *memory, uint64_t gpa, uint64_t size, uint64_t user_address, int fd,
+                  uint64_t offset);
 int sc_memory_remove(struct sc_memory *memory, uint64_t gpa, uint64_t size, uint64_t user_address);
 void sc_memory_clear(struct sc_memory *memory);
 uint8_t *sc_memory_user(const struct sc_memory *memory, uint64_t user_address, uint64_t length, uint64_t *gpa);

@@ -41,10 +41,10 @@ def test_the_power_button_interrupts_a_guest_that_listens() -> None:
     assert not pm.press_power_button(), "nobody listens yet"
     pm.write(ENABLE, 2, POWER_BUTTON)
     assert pm.press_power_button()
-    assert wires.sci[-1] is True
+    assert wires.sci[-1:] == [True]
     assert pm.read(STATUS, 2) & POWER_BUTTON
     pm.write(STATUS, 2, POWER_BUTTON)
-    assert wires.sci[-1] is False
+    assert wires.sci[-1:] == [False]
     assert not pm.read(STATUS, 2) & POWER_BUTTON
 
 

@@ -1,4 +1,4 @@
-"""Guest memory: what a user asks for is what the guest gets, and what cannot be had is refused before the guest runs."""
+"""Guest memory: what a user asks for is what the guest gets; what cannot be had is refused before the guest runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vmm_core.memory.hugepages import open_backing_file
 HUGE = 2 * MIB
 
 
-def guest_memory(size: int, **options: object) -> GuestMemory:
-    config = MemoryConfig(size=size, max_size=size, **options)
+def guest_memory(size: int, *, prealloc: bool = False) -> GuestMemory:
+    config = MemoryConfig(size=size, max_size=size, prealloc=prealloc)
     return GuestMemory(config, MachineConfig(dump_guest_core=False), ram_pieces(size))
 
 
@@ -103,7 +103,7 @@ def hugetlbfs(tmp_path: Path) -> Iterator[Path]:
 def test_huge_pages_are_reserved_or_the_vm_is_refused(hugetlbfs: Path) -> None:
     fd, page_size = open_backing_file(str(hugetlbfs), 4 * HUGE)
     assert page_size == HUGE
-    with pytest.raises(VmmError, match="not enough free huge pages|cannot hold"):
+    with pytest.raises(VmmError, match=r"not enough free huge pages|cannot hold"):
         open_backing_file(str(hugetlbfs), 6 * HUGE)
     os.close(fd)
     fd, _ = open_backing_file(str(hugetlbfs), 6 * HUGE)

@@ -29,7 +29,6 @@ mount -t sysfs sysfs $root/sys
 mount -t cgroup2 cgroup2 $root/sys/fs/cgroup
 mount --move /dev $root/dev
 mount -t tmpfs tmpfs $root/dev/shm
-mount -t tmpfs -o size=3g,mode=1777 tmpfs $root/tmp
 mount -t tmpfs tmpfs $root/run
 mount --move /job $root/job
 mount -t ext4 $root/dev/vda $root/var/tmp || fail "no scratch disk"

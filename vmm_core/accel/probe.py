@@ -24,7 +24,7 @@ class Unusable(Exception):
 
 
 def choose(requested: str, device: str = DEVICE) -> tuple[str, str]:
-    """Return (accelerator, reason). `requested` is auto, kvm, tcg or test; only `auto` is decided here, by measuring."""
+    """Return (accelerator, reason). `requested` is auto, kvm, tcg or test; only `auto` is decided here: it measures."""
     if requested == "kvm" and os.path.exists(PVM_MODULE):
         return requested, "requested, though KVM-PVM emulates ordinary guests: this one will be very slow"
     if requested != "auto":

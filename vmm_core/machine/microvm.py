@@ -118,7 +118,7 @@ class Microvm:
 
     def _take_slot(self, device: VirtioDevice) -> int:
         preferred = DISK_SLOTS if device.virtio_id == ID_BLOCK else NIC_SLOTS if device.virtio_id == 1 else OTHER_SLOTS
-        order = [*preferred, *reversed(self._free_slots)]
+        order: list[int] = [*preferred, *reversed(self._free_slots)]
         if self._has_clock:
             order = [slot for slot in order if slot != CLOCK_SLOT] + [CLOCK_SLOT]
         for slot in order:

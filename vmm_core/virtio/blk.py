@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vmm_core.config.records import DriveConfig, VmConfig
 
 # Bits by name: virtio 1.2, 5.2.3 and 6. Whatever of these the backend offers, the guest is offered.
-F_SIZE_MAX, F_SEG_MAX, F_GEOMETRY, F_RO, F_BLK_SIZE, F_FLUSH, F_TOPOLOGY, F_CONFIG_WCE, F_MQ = 1, 2, 4, 5, 6, 9, 10, 11, 12
+F_SIZE_MAX, F_SEG_MAX, F_RO, F_BLK_SIZE, F_FLUSH, F_TOPOLOGY, F_CONFIG_WCE, F_MQ = 1, 2, 5, 6, 9, 10, 11, 12
 F_DISCARD, F_WRITE_ZEROES, F_INDIRECT_DESC, F_EVENT_IDX = 13, 14, 28, 29
 OFFERED = sum(
     1 << bit

@@ -16,7 +16,7 @@ class DeviceBroken(VmmError):
 
 
 class QueueSetup(Record):
-    """A virtqueue as the driver set it up: `size` descriptors, guest-physical addresses, doorbell and interrupt eventfd."""
+    """A virtqueue as the driver set it up: its size, guest-physical addresses, doorbell and interrupt eventfd."""
 
     index: int
     size: int
