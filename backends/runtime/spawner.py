@@ -37,7 +37,7 @@ def main(control: int, lifeline: int, kinds: list[str]) -> int:
     process_class = fork_process_class()
     gc.collect()
     gc.freeze()
-    missing = sandbox.own_pid_namespace()
+    missing = sandbox.share_namespaces()
     if os.fork() == 0:
         sock = socket(fileno=control)
         keeper.Keeper(sock, lifeline, lambda: Spawner(sock, loaded, process_class, missing).run()).run()
