@@ -112,9 +112,9 @@ class TestMachine:
     def _accept(self, listener: socket.socket) -> socket.socket:
         """The VM's connection; AssertionError with what it said when it ends instead."""
         ended = os.pidfd_open(self.process.pid)
-        ready, _, _ = select.select([listener, ended], [], [], Deadline(LIMIT).left())
+        ready, _, _ = select.select([listener.fileno(), ended], [], [], Deadline(LIMIT).left())
         os.close(ended)
-        if listener in ready:
+        if listener.fileno() in ready:
             return listener.accept()[0]
         self.process.kill()
         _, said = self.process.communicate()
@@ -126,6 +126,9 @@ class TestMachine:
     def drive(self, request: str) -> str:
         """One request of the `-mod-test` protocol; returns its answer's value."""
         self.driver.sendall(request.encode() + b"\n")
+        return self._answer()
+
+    def _answer(self) -> str:
         while b"\n" not in self._answers:
             data = self.driver.recv(65536)
             assert data, "the VM closed the driving socket"
@@ -135,10 +138,22 @@ class TestMachine:
         assert verdict == "OK", line
         return value
 
-    def type_out(self, text: bytes, port: int = 0x3F8) -> None:
-        """Let the guest print."""
-        for byte in text:
-            self.drive(f"outb {port:#x} {byte}")
+    def print(self, text: bytes) -> None:
+        """Let the guest send `text` through its serial port, without looking whether there is room."""
+        for start in range(0, len(text), 1000):
+            part = text[start : start + 1000]
+            self.driver.sendall(b"".join(b"outb 0x3f8 %d\n" % byte for byte in part))
+            for _ in part:
+                self._answer()
+
+    def read_serial(self, count: int) -> bytes:
+        """Let the guest read `count` bytes from its serial port, as they come."""
+        deadline, text = Deadline(LIMIT), b""
+        while len(text) < count:
+            if int(self.drive("inb 0x3fd"), 0) & 1:
+                text += bytes([int(self.drive("inb 0x3f8"), 0)])
+            assert deadline.left() > 0, f"only {text!r} came"
+        return text
 
     def wait(self) -> tuple[int, str]:
         """Exit status and everything said on standard error."""

@@ -131,6 +131,9 @@ void sc_filter_free(struct sc_filter *filter)
     free(filter);
 }
 
+/* Who handled SIGSYS before: it may have a terminal to restore. */
+static struct sigaction former;
+
 static void report_and_die(int number, siginfo_t *info, void *context)
 {
     char line[] = "seccomp: forbidden system call, number    ?\n";
@@ -141,6 +144,8 @@ static void report_and_die(int number, siginfo_t *info, void *context)
         *digit-- = (char)('0' + call % 10);
     ssize_t written = write(STDERR_FILENO, line, sizeof(line) - 1);
     (void)written;
+    if (!(former.sa_flags & SA_SIGINFO) && former.sa_handler != SIG_DFL && former.sa_handler != SIG_IGN)
+        former.sa_handler(number);
     /* SIGSYS is blocked in its handler, so one more forbidden call cannot be caught: the kernel ends the process by it.
      */
     syscall(SYS_ptrace, 0, 0, 0, 0);
@@ -151,7 +156,7 @@ int sc_filter_announce_violations(void)
 {
     struct sigaction action = {.sa_sigaction = report_and_die, .sa_flags = SA_SIGINFO};
     sigemptyset(&action.sa_mask);
-    return sigaction(SIGSYS, &action, NULL) ? -errno : 0;
+    return sigaction(SIGSYS, &action, &former) ? -errno : 0;
 }
 
 int sc_adopt_orphans(void)
