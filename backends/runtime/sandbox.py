@@ -19,6 +19,8 @@ from ipc.confine import seccomp
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    Limits = dict[str, tuple[int, int]]
+
 NAMESPACES = (
     ("mount", lib.SC_NS_MOUNT),
     ("network", lib.SC_NS_NET),
@@ -27,8 +29,19 @@ NAMESPACES = (
     ("cgroup", lib.SC_NS_CGROUP),
 )
 NOBODY = 65534
+# A user for each process, its process id added: above what systemd gives to containers, below 2**31. Users of their own
+# cannot signal or trace each other, and share no limit.
+OWN_USERS = 2_000_000_000
 MAX_DESCRIPTORS = 512  # memory regions, two eventfds for each queue, and room for a new set beside the old
 MAX_PRIVATE_MEMORY = 256 << 20  # bytes of heap and stacks; guest memory is shared and does not count
+MAX_TASKS = 128  # threads, and io_uring's workers
+LIMITS = {
+    "core": (resource.RLIMIT_CORE, 0),
+    "descriptors": (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS),
+    "private memory": (resource.RLIMIT_DATA, MAX_PRIVATE_MEMORY),
+    "message queues": (resource.RLIMIT_MSGQUEUE, 0),
+    "real-time priority": (resource.RLIMIT_RTPRIO, 0),
+}
 LIFTED = "seccomp filter: lifted by -disable-seccomp"
 
 
@@ -65,11 +78,13 @@ def confine(fds: Iterable[int], lifeline: int = -1) -> list[str]:
     stopped one. SandboxError when that has happened already, or cannot be arranged.
     """
     missing: list[str] = []
+    pid = _host_pid()
     _namespaces(missing)
     _note(missing, "empty bounding set", lib.sc_lock_capabilities())
-    _limits(missing)
+    _limits(missing, LIMITS)
+    _allow_locked_memory()
     if os.geteuid() == 0:
-        _note(missing, "user nobody", lib.sc_become(NOBODY, NOBODY))
+        _leave_root(missing, OWN_USERS + pid)
     _demand("give up capabilities", lib.sc_drop_capabilities())
     _demand("give up gaining privileges", lib.sc_no_new_privileges())
     _demand("forbid tracing", lib.sc_undumpable())
@@ -108,15 +123,23 @@ def _namespaces(missing: list[str]) -> None:
             _note(missing, "empty root", lib.sc_empty_root())
 
 
-def _limits(missing: list[str]) -> None:
-    """RLIMIT_NPROC is left alone: it counts all processes of a user, io_uring's workers too; seccomp forbids forks."""
-    limits = {
-        "core": (resource.RLIMIT_CORE, 0),
-        "descriptors": (resource.RLIMIT_NOFILE, MAX_DESCRIPTORS),
-        "private memory": (resource.RLIMIT_DATA, MAX_PRIVATE_MEMORY),
-        "message queues": (resource.RLIMIT_MSGQUEUE, 0),
-        "real-time priority": (resource.RLIMIT_RTPRIO, 0),
-    }
+def _host_pid() -> int:
+    """Our number as the host counts; in our own namespace everybody has the same small ones."""
+    try:
+        return int(os.readlink("/proc/self"))
+    except (OSError, ValueError):
+        return os.getpid()
+
+
+def _leave_root(missing: list[str], uid: int) -> None:
+    """A user of its own; nobody, where a container has no such users. Only the former can have a limit of tasks."""
+    if lib.sc_become(uid, uid) == 0:
+        _limits(missing, {"tasks": (resource.RLIMIT_NPROC, MAX_TASKS)})
+    else:
+        _note(missing, "unprivileged user", lib.sc_become(NOBODY, NOBODY))
+
+
+def _limits(missing: list[str], limits: Limits) -> None:
     for name, (kind, wanted) in limits.items():
         hard = resource.getrlimit(kind)[1]
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -124,7 +147,6 @@ def _limits(missing: list[str]) -> None:
             resource.setrlimit(kind, (value, value))
         except (OSError, ValueError) as error:
             missing.append(f"limit of {name}: {error}")
-    _allow_locked_memory()
 
 
 def _allow_locked_memory() -> None:

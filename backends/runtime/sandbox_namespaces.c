@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <linux/mount.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -70,10 +71,37 @@ static int enter_root(void)
     return 0;
 }
 
+static int configure(int context)
+{
+    static const char *const options[][2] = {{"size", "4k"}, {"nr_inodes", "2"}, {"mode", "555"}};
+    for (unsigned i = 0; i < sizeof(options) / sizeof(*options); i++)
+        if (syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, options[i][0], options[i][1], 0))
+            return -errno;
+    return syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) ? -errno : 0;
+}
+
+/* For a process whose root is no mount point, as in a chroot: it can neither pivot nor keep its mounts from spreading
+ * to the host. So the new root is mounted nowhere; what is left behind is as unreachable as for MS_MOVE. */
+static int enter_detached_root(void)
+{
+    const unsigned attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    int context = (int)syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC);
+    if (context < 0)
+        return -errno;
+    int result = configure(context);
+    int root = result ? -1 : (int)syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, attributes);
+    if (!result && (root < 0 || fchdir(root) || chroot(".")))
+        result = -errno;
+    if (root >= 0)
+        close(root);
+    close(context);
+    return result;
+}
+
 int sc_empty_root(void)
 {
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
-        return -errno;
+        return errno == EINVAL ? enter_detached_root() : -errno;
     int result = mount_empty();
     if (!result)
         result = enter_root();

@@ -204,6 +204,12 @@ def test_the_kernel_confirms_what_was_given_up(cell: Cell) -> None:
     assert status["Groups"].strip() == ""
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: others cannot change users")
+def test_no_two_backends_are_the_same_user(cell: Cell) -> None:
+    users = {status_of(cell.ready(f"echo{index}").process.pid)["Uid"] for index in range(3)}
+    assert len(users) == 3
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root may look at an undumpable process's namespaces")
 def test_the_kernel_confirms_the_namespaces_and_the_empty_root(cell: Cell) -> None:
     peer = cell.ready()

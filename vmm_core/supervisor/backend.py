@@ -109,11 +109,14 @@ class BackendProcess:
 
 
 def pid_behind(pidfd: int) -> int:
-    """The number, in our own namespace, of the process that `pidfd` stands for; 0 when it has been reaped."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as info:
-        for line in info:
-            if line.startswith("Pid:"):
-                return max(0, int(line[4:]))
+    """The number, in our own namespace, of the process behind `pidfd`; 0 when it is gone or there is no /proc."""
+    try:
+        with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as info:
+            for line in info:
+                if line.startswith("Pid:"):
+                    return max(0, int(line[4:]))
+    except OSError:
+        pass
     return 0
 
 
