@@ -241,3 +241,25 @@ def test_no_sequence_of_register_accesses_breaks_the_transport(accesses: list[tu
         driver.transport.close()
         driver.loop.close()
         driver.bus.close()
+
+
+def test_a_full_blocking_kick_does_not_hang_a_vcpu_that_has_no_doorbell(driver: Driver) -> None:
+    driver.start()
+    (queue,) = driver.device.started
+    os.eventfd_write(queue.kick_fd, 2**64 - 2)
+    os.set_blocking(queue.kick_fd, True)
+    driver.transport.write(mmio.R_QUEUE_NOTIFY, 4, 0)
+    os.eventfd_read(queue.kick_fd)
+    driver.transport.write(mmio.R_QUEUE_NOTIFY, 4, 0)
+    assert os.eventfd_read(queue.kick_fd) == 1
+
+
+def test_a_guest_cannot_fill_the_log_with_a_dead_device(driver: Driver, capfd: pytest.CaptureFixture[str]) -> None:
+    driver.device.fail = True
+    for _ in range(100):
+        driver.read(mmio.R_DEVICE_FEATURES)
+        driver.write(mmio.R_STATUS, 0)
+    for number in range(100):
+        driver.transport.broken(f"reason {number}")
+        driver.write(mmio.R_STATUS, 0)
+    assert capfd.readouterr().err.count("needing a reset") == mmio.MAX_REASONS

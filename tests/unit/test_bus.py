@@ -145,6 +145,17 @@ def test_a_full_doorbell_counter_does_not_block_the_vcpu(bus: Any, event: int) -
     assert write(bus, MMIO, 0x1050, 4, 0)
 
 
+def test_a_backend_that_makes_a_full_doorbell_blocking_does_not_block_the_vcpu(bus: Any, event: int) -> None:
+    """It shares the open file: O_NONBLOCK and the counter are in its hands, too."""
+    lib.sc_bus_add_doorbell(bus, MMIO, 0x1050, 4, True, 0, event)
+    os.eventfd_write(event, 2**64 - 2)
+    os.set_blocking(event, True)
+    assert write(bus, MMIO, 0x1050, 4, 7)
+    os.eventfd_read(event)
+    assert write(bus, MMIO, 0x1050, 4, 7)
+    assert os.eventfd_read(event) == 1
+
+
 def test_the_same_doorbell_twice_is_refused_and_a_removed_one_is_silent(bus: Any, event: int) -> None:
     add, remove = lib.sc_bus_add_doorbell, lib.sc_bus_remove_doorbell
     assert add(bus, MMIO, 0x1050, 4, False, 1, event) == 0
