@@ -70,6 +70,7 @@ class OwnDisk(Disk):
         self._image = open_image(drive)
         self._options = blk.backend_options(device, drive)
         self.backend: BackendProcess | None = None
+        self._closing = False
         super().__init__(vm, device, dirty_log)
 
     def start(self, spawner: Spawner) -> None:
@@ -96,6 +97,8 @@ class OwnDisk(Disk):
 
     def _backend_ended(self, backend: BackendProcess) -> None:
         """Noticed by pidfd: the waits of vCPUs for it end at once."""
+        if self._closing:
+            return
         said = f" (it said: {backend.last_lines[-1]})" if backend.last_lines else ""
         reason = f"its backend {backend.end_reason}{said}"
         log.error(f"{self.name}: {reason}")
@@ -104,9 +107,9 @@ class OwnDisk(Disk):
             self._vm.fail(f"disk {self.name}: {reason}")
 
     def close(self) -> None:
+        """Hang up: the backend then finishes what it has in flight and ends; the spawner waits for that."""
+        self._closing = True
         super().close()
-        if self.backend is not None:
-            self.backend.stop()
         os.close(self._image)
 
 
