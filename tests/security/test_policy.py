@@ -56,7 +56,7 @@ def test_includes_are_relative_to_the_file_that_includes(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("opne", "there is no system call 'opne'"),
+        ("oben", "there is no system call 'oben'"),
         ("fcntl: arg6 == 1", "'arg6' is not an argument"),
         ("fcntl: arg1 = 1", "neither argN OP VALUE nor"),
         ("fcntl: arg1 == F_NOSUCH", "'F_NOSUCH' is neither a number nor a known name"),
