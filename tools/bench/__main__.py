@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.bench import memory, start
+from tools.bench import block, memory, start
 from tools.bench.machines import Machines
 from tools.bench.table import Row, show
 
@@ -32,8 +32,6 @@ def measure(parts: list[str], directory: Path) -> Iterator[Row]:
         if ordinary_kvm:
             yield from memory.rows(kvm, linux=True)
     if "block" in parts:
-        from tools.bench import block
-
         yield from block.rows(directory)
 
 

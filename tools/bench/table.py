@@ -56,5 +56,8 @@ def show(rows: list[Row]) -> None:
     console = Console(width=140, highlight=False)
     console.print(table)
     console.print()
+    shown = ""
     for row in rows:
-        print(f"{row.what}: {row.command}")
+        if row.command != shown:
+            print(f"{row.what.strip()}: {row.command}")
+        shown = row.command
