@@ -88,7 +88,6 @@ def test_a_pty_takes_one_client_after_the_other(start: Start) -> None:
         machine.print(text)
         assert receive(client, len(text)) == text
         os.close(client)
-        machine.print(b"nobody hears this")
 
 
 def test_a_guest_that_prints_to_a_pty_without_a_reader_is_not_held_back(start: Start) -> None:
