@@ -16,7 +16,8 @@
 
 #define WORKER_STACK (256u << 10)
 
-static const struct sc_engine *const engines[] = {&sc_engine_uring, &sc_engine_aio, &sc_engine_threads, &sc_engine_off, &sc_engine_null};
+static const struct sc_engine *const engines[] = {&sc_engine_uring, &sc_engine_aio, &sc_engine_threads, &sc_engine_off,
+                                                  &sc_engine_null};
 
 static const struct sc_engine *find_engine(const char *name)
 {
@@ -172,22 +173,38 @@ void sc_blk_free(struct sc_blk *blk)
     free(blk);
 }
 
-void sc_blk_set_features(struct sc_blk *blk, uint64_t features) { blk->features = features; }
-void sc_blk_set_writethrough(struct sc_blk *blk, bool on) { blk->writethrough = on; }
-void sc_blk_set_size(struct sc_blk *blk, uint64_t size) { blk->options.size = size; }
+void sc_blk_set_features(struct sc_blk *blk, uint64_t features)
+{
+    blk->features = features;
+}
+void sc_blk_set_writethrough(struct sc_blk *blk, bool on)
+{
+    blk->writethrough = on;
+}
+void sc_blk_set_size(struct sc_blk *blk, uint64_t size)
+{
+    blk->options.size = size;
+}
 
 void sc_blk_set_iops(struct sc_blk *blk, uint64_t iops)
 {
     __atomic_store_n(&blk->throttle.interval, iops ? (1000000000u + iops / 2) / iops : 0, __ATOMIC_RELAXED);
 }
 
-struct sc_virtqueue *sc_blk_queue(struct sc_blk *blk, uint32_t index) { return &blk->queues[index]; }
-struct sc_memory *sc_blk_memory(struct sc_blk *blk) { return &blk->memory; }
+struct sc_virtqueue *sc_blk_queue(struct sc_blk *blk, uint32_t index)
+{
+    return &blk->queues[index];
+}
+struct sc_memory *sc_blk_memory(struct sc_blk *blk)
+{
+    return &blk->memory;
+}
 
 uint32_t sc_direct_alignment(int fd)
 {
     struct statx status;
     if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) < 0 || !(status.stx_mask & STATX_DIOALIGN))
         return 0;
-    return status.stx_dio_mem_align > status.stx_dio_offset_align ? status.stx_dio_mem_align : status.stx_dio_offset_align;
+    return status.stx_dio_mem_align > status.stx_dio_offset_align ? status.stx_dio_mem_align
+                                                                  : status.stx_dio_offset_align;
 }

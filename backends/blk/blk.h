@@ -26,16 +26,16 @@ struct sc_blk_request {
     struct sc_virtqueue *vq;
     struct sc_blk_request *next;
     enum sc_blk_operation operation;
-    struct iovec *iov;       /* of the data; points into the chain, or at `bounce_iov` */
+    struct iovec *iov; /* of the data; points into the chain, or at `bounce_iov` */
     uint32_t iov_count;
-    uint64_t offset;         /* bytes in the image */
+    uint64_t offset; /* bytes in the image */
     uint64_t length;
-    bool unmap;              /* SC_OP_ZERO: may deallocate */
-    int64_t result;          /* bytes, or -errno */
-    uint32_t written;        /* to the guest, without the status byte */
+    bool unmap;       /* SC_OP_ZERO: may deallocate */
+    int64_t result;   /* bytes, or -errno */
+    uint32_t written; /* to the guest, without the status byte */
     uint8_t *status;
     uint64_t status_gpa;
-    uint64_t started;        /* nanoseconds */
+    uint64_t started; /* nanoseconds */
     void *bounce;
     struct iovec bounce_iov;
     struct sc_chain chain;
@@ -52,10 +52,11 @@ struct sc_engine {
     int (*open)(struct sc_worker *worker);
     void (*close)(struct sc_worker *worker);
     void (*submit)(struct sc_worker *worker, struct sc_blk_request *request); /* completion by sc_blk_complete */
-    void (*flush)(struct sc_worker *worker);      /* hand over what was submitted */
-    void (*reap)(struct sc_worker *worker);       /* complete what is done, without waiting */
-    void (*wait)(struct sc_worker *worker, int64_t nanoseconds); /* for a completion, a doorbell or control; < 0: no limit */
-    void (*watch)(struct sc_worker *worker);      /* doorbells changed */
+    void (*flush)(struct sc_worker *worker);                                  /* hand over what was submitted */
+    void (*reap)(struct sc_worker *worker); /* complete what is done, without waiting */
+    void (*wait)(struct sc_worker *worker,
+                 int64_t nanoseconds);       /* for a completion, a doorbell or control; < 0: no limit */
+    void (*watch)(struct sc_worker *worker); /* doorbells changed */
 };
 
 extern const struct sc_engine sc_engine_uring, sc_engine_aio, sc_engine_threads, sc_engine_off, sc_engine_null;
@@ -70,22 +71,22 @@ struct sc_worker {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     bool pause, paused, stop;
-    int open_result;         /* 1 until the engine is open */
+    int open_result; /* 1 until the engine is open */
     uint32_t queues[SC_MAX_QUEUES];
     uint32_t queue_count;
     uint32_t in_flight;
-    uint32_t generation;     /* of the watched doorbells */
+    uint32_t generation; /* of the watched doorbells */
     struct io_uring ring;
-    struct sc_pool *pool;    /* threads, aio: the engine's own state */
+    struct sc_pool *pool; /* threads, aio: the engine's own state */
     int completion_fd;
-    uint64_t touched;        /* bit per queue: something was pushed */
+    uint64_t touched; /* bit per queue: something was pushed */
 };
 
 struct sc_blk_options {
-    const char *engine;      /* io_uring, native, threads, off, null */
+    const char *engine; /* io_uring, native, threads, off, null */
     int fd;
-    uint64_t size;           /* bytes */
-    uint32_t alignment;      /* of offsets, lengths and addresses in bytes; 1 when the page cache is in between */
+    uint64_t size;      /* bytes */
+    uint32_t alignment; /* of offsets, lengths and addresses in bytes; 1 when the page cache is in between */
     uint32_t queues;
     uint32_t queue_size;
     uint32_t workers;
@@ -95,7 +96,7 @@ struct sc_blk_options {
     bool detect_zeroes;
     bool detect_zeroes_unmap;
     char serial[20];
-    uint32_t poll_ns;        /* longest busy wait before sleeping */
+    uint32_t poll_ns; /* longest busy wait before sleeping */
 };
 
 struct sc_blk {
@@ -110,8 +111,8 @@ struct sc_blk {
     uint64_t features;
     bool writethrough;
     bool no_punch, no_zero;
-    pthread_mutex_t exclusive;  /* held while a part of a block is replaced */
-    bool exclusive_wanted;      /* nobody takes new requests */
+    pthread_mutex_t exclusive; /* held while a part of a block is replaced */
+    bool exclusive_wanted;     /* nobody takes new requests */
     uint64_t total_in_flight;
     uint64_t last_log;
     uint32_t log_tokens;

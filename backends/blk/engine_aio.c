@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * aio=native: Linux AIO (io_submit), whose transfers are asynchronous with direct=on only. The system calls are used as they are.
+ * aio=native: Linux AIO (io_submit), whose transfers are asynchronous with direct=on only. The system calls are used as
+ * they are.
  */
 #include <errno.h>
 #include <limits.h>
@@ -115,5 +116,12 @@ static void reap_aio(struct sc_worker *worker)
 }
 
 const struct sc_engine sc_engine_aio = {
-    .name = "native", .open = open_aio, .close = close_aio, .submit = submit_aio, .flush = flush_aio, .reap = reap_aio, .wait = sc_poll_wait, .watch = sc_poll_watch,
+    .name = "native",
+    .open = open_aio,
+    .close = close_aio,
+    .submit = submit_aio,
+    .flush = flush_aio,
+    .reap = reap_aio,
+    .wait = sc_poll_wait,
+    .watch = sc_poll_watch,
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * aio=off: on the worker itself. aio=threads: on a pool of threads. null: nowhere, to measure what the rings alone cost.
+ * aio=off: on the worker itself. aio=threads: on a pool of threads. null: nowhere, to measure what the rings alone
+ * cost.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -77,7 +78,10 @@ static int open_off(struct sc_worker *worker)
     return worker->completion_fd < 0 ? -errno : 0;
 }
 
-static void close_off(struct sc_worker *worker) { close(worker->completion_fd); }
+static void close_off(struct sc_worker *worker)
+{
+    close(worker->completion_fd);
+}
 
 static int open_pool(struct sc_worker *worker)
 {
@@ -149,16 +153,40 @@ static void submit_null(struct sc_worker *worker, struct sc_blk_request *request
     sc_blk_complete(worker, request);
 }
 
-static void nothing(struct sc_worker *worker) { (void)worker; }
+static void nothing(struct sc_worker *worker)
+{
+    (void)worker;
+}
 
 const struct sc_engine sc_engine_off = {
-    .name = "off", .open = open_off, .close = close_off, .submit = submit_off, .flush = nothing, .reap = nothing, .wait = sc_poll_wait, .watch = sc_poll_watch,
+    .name = "off",
+    .open = open_off,
+    .close = close_off,
+    .submit = submit_off,
+    .flush = nothing,
+    .reap = nothing,
+    .wait = sc_poll_wait,
+    .watch = sc_poll_watch,
 };
 
 const struct sc_engine sc_engine_null = {
-    .name = "null", .open = open_off, .close = close_off, .submit = submit_null, .flush = nothing, .reap = nothing, .wait = sc_poll_wait, .watch = sc_poll_watch,
+    .name = "null",
+    .open = open_off,
+    .close = close_off,
+    .submit = submit_null,
+    .flush = nothing,
+    .reap = nothing,
+    .wait = sc_poll_wait,
+    .watch = sc_poll_watch,
 };
 
 const struct sc_engine sc_engine_threads = {
-    .name = "threads", .open = open_pool, .close = close_pool, .submit = submit_pool, .flush = nothing, .reap = reap_pool, .wait = sc_poll_wait, .watch = sc_poll_watch,
+    .name = "threads",
+    .open = open_pool,
+    .close = close_pool,
+    .submit = submit_pool,
+    .flush = nothing,
+    .reap = reap_pool,
+    .wait = sc_poll_wait,
+    .watch = sc_poll_watch,
 };

@@ -22,8 +22,9 @@
 #define TAG_MASK 3u
 #define FILE_INDEX 0
 
-static const uint8_t allowed_operations[] = {IORING_OP_READ,  IORING_OP_READV, IORING_OP_WRITE,    IORING_OP_WRITEV,
-                                             IORING_OP_FSYNC, IORING_OP_FALLOCATE, IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE};
+static const uint8_t allowed_operations[] = {IORING_OP_READ,     IORING_OP_READV,      IORING_OP_WRITE,
+                                             IORING_OP_WRITEV,   IORING_OP_FSYNC,      IORING_OP_FALLOCATE,
+                                             IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE};
 
 /* liburing 2.3 declares wrappers for these two and does not export them. */
 static int register_ring(struct io_uring *ring, unsigned opcode, const void *argument, unsigned count)
@@ -49,7 +50,8 @@ static int restrict_ring(struct io_uring *ring)
 static int create_ring(struct io_uring *ring)
 {
     static const unsigned flags[] = {
-        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE,
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED |
+            IORING_SETUP_CQSIZE,
         IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE,
         IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE,
     };
@@ -102,7 +104,10 @@ static int open_ring(struct sc_worker *worker)
     return 0;
 }
 
-static void close_ring(struct sc_worker *worker) { io_uring_queue_exit(&worker->ring); }
+static void close_ring(struct sc_worker *worker)
+{
+    io_uring_queue_exit(&worker->ring);
+}
 
 static void watch(struct sc_worker *worker)
 {
@@ -160,7 +165,8 @@ static void submit(struct sc_worker *worker, struct sc_blk_request *request)
         return;
     }
     struct io_uring_sqe *sqe = next_sqe(worker);
-    int mode = FALLOC_FL_KEEP_SIZE | (request->operation == SC_OP_DISCARD ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
+    int mode =
+        FALLOC_FL_KEEP_SIZE | (request->operation == SC_OP_DISCARD ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
     if (request->operation == SC_OP_FLUSH)
         io_uring_prep_fsync(sqe, FILE_INDEX, IORING_FSYNC_DATASYNC);
     else if (request->operation == SC_OP_DISCARD || request->operation == SC_OP_ZERO)
@@ -202,7 +208,8 @@ static void reap(struct sc_worker *worker)
     unsigned head, count = 0;
     if (IO_URING_READ_ONCE(*worker->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
         io_uring_get_events(&worker->ring);
-    io_uring_for_each_cqe(&worker->ring, head, cqe) {
+    io_uring_for_each_cqe(&worker->ring, head, cqe)
+    {
         uint64_t data = cqe->user_data;
         count++;
         if ((data & TAG_MASK) == 0)
@@ -228,5 +235,12 @@ static void wait_ring(struct sc_worker *worker, int64_t nanoseconds)
 }
 
 const struct sc_engine sc_engine_uring = {
-    .name = "io_uring", .open = open_ring, .close = close_ring, .submit = submit, .flush = flush, .reap = reap, .wait = wait_ring, .watch = watch,
+    .name = "io_uring",
+    .open = open_ring,
+    .close = close_ring,
+    .submit = submit,
+    .flush = flush,
+    .reap = reap,
+    .wait = wait_ring,
+    .watch = watch,
 };

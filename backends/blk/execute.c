@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A request executed on the spot, with the fallbacks for what an image's file system cannot do, and direct I/O's alignment.
+ * A request executed on the spot, with the fallbacks for what an image's file system cannot do, and direct I/O's
+ * alignment.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -41,7 +42,8 @@ static int64_t transfer_iov(struct sc_blk *blk, const struct sc_blk_request *req
     uint64_t done = 0;
     for (uint32_t i = 0; i < request->iov_count; i++) {
         const struct iovec *part = &request->iov[i];
-        int64_t count = transfer(blk, request->operation == SC_OP_WRITE, part->iov_base, part->iov_len, request->offset + done);
+        int64_t count =
+            transfer(blk, request->operation == SC_OP_WRITE, part->iov_base, part->iov_len, request->offset + done);
         if (count < 0)
             return count;
         done += (uint64_t)count;
@@ -66,11 +68,15 @@ static int64_t write_zeroes(struct sc_blk *blk, uint64_t offset, uint64_t length
     return result < 0 ? result : 0;
 }
 
-static bool unsupported(int error) { return error == EOPNOTSUPP || error == ENOTTY || error == ENOSYS; }
+static bool unsupported(int error)
+{
+    return error == EOPNOTSUPP || error == ENOTTY || error == ENOSYS;
+}
 
 static int64_t punch(struct sc_blk *blk, const struct sc_blk_request *request)
 {
-    if (!blk->no_punch && fallocate(blk->options.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)request->offset, (off_t)request->length) == 0)
+    if (!blk->no_punch && fallocate(blk->options.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)request->offset,
+                                    (off_t)request->length) == 0)
         return 0;
     if (!blk->no_punch && !unsupported(errno))
         return -errno;
@@ -82,7 +88,8 @@ static int64_t zero(struct sc_blk *blk, const struct sc_blk_request *request)
 {
     if (request->unmap && punch(blk, request) == 0)
         return 0;
-    if (!blk->no_zero && fallocate(blk->options.fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)request->offset, (off_t)request->length) == 0)
+    if (!blk->no_zero && fallocate(blk->options.fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)request->offset,
+                                   (off_t)request->length) == 0)
         return 0;
     if (!blk->no_zero && !unsupported(errno))
         return -errno;
@@ -116,7 +123,8 @@ int64_t sc_blk_execute(struct sc_blk *blk, struct sc_blk_request *request)
     }
 }
 
-static void copy(const struct sc_blk_request *request, uint64_t position, uint8_t *buffer, uint64_t length, bool to_buffer)
+static void copy(const struct sc_blk_request *request, uint64_t position, uint8_t *buffer, uint64_t length,
+                 bool to_buffer)
 {
     for (uint32_t i = 0; i < request->iov_count && length > 0; i++) {
         const struct iovec *part = &request->iov[i];
@@ -203,7 +211,8 @@ bool sc_bounce_prepare(struct sc_worker *worker, struct sc_blk_request *request)
     bool whole_blocks = !((request->offset | request->length) & mask);
     if (whole_blocks && aligned(request, mask))
         return false;
-    if (whole_blocks && request->length <= MAX_BOUNCE && posix_memalign(&request->bounce, BOUNCE_ALIGNMENT, request->length) == 0) {
+    if (whole_blocks && request->length <= MAX_BOUNCE &&
+        posix_memalign(&request->bounce, BOUNCE_ALIGNMENT, request->length) == 0) {
         if (request->operation == SC_OP_WRITE)
             copy(request, 0, request->bounce, request->length, true);
         request->bounce_iov = (struct iovec){.iov_base = request->bounce, .iov_len = request->length};
@@ -220,7 +229,8 @@ bool sc_bounce_prepare(struct sc_worker *worker, struct sc_blk_request *request)
 void sc_bounce_finish(struct sc_blk_request *request)
 {
     if (request->operation == SC_OP_READ && request->result > 0)
-        copy(request, 0, request->bounce, (uint64_t)request->result < request->length ? (uint64_t)request->result : request->length, false);
+        copy(request, 0, request->bounce,
+             (uint64_t)request->result < request->length ? (uint64_t)request->result : request->length, false);
     free(request->bounce);
     request->bounce = NULL;
 }

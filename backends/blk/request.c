@@ -80,7 +80,10 @@ static bool take_status(struct sc_blk_request *request)
     return true;
 }
 
-static uint32_t data_count(const struct iovec *iov, uint32_t count) { return count && iov[count - 1].iov_len == 0 ? count - 1 : count; }
+static uint32_t data_count(const struct iovec *iov, uint32_t count)
+{
+    return count && iov[count - 1].iov_len == 0 ? count - 1 : count;
+}
 
 static int finish(struct sc_blk_request *request, int status)
 {
@@ -117,7 +120,8 @@ static int prepare_range(struct sc_blk *blk, struct sc_blk_request *request, uin
     if (segment.flags & ~(uint32_t)(zero ? SEGMENT_UNMAP : 0))
         return S_UNSUPP;
     uint64_t sectors = blk->options.size / SC_SECTOR;
-    if (segment.sectors == 0 || segment.sectors > SC_MAX_DISCARD_SECTORS || segment.sector > sectors || segment.sectors > sectors - segment.sector)
+    if (segment.sectors == 0 || segment.sectors > SC_MAX_DISCARD_SECTORS || segment.sector > sectors ||
+        segment.sectors > sectors - segment.sector)
         return S_IOERR;
     request->offset = segment.sector * SC_SECTOR;
     request->length = (uint64_t)segment.sectors * SC_SECTOR;

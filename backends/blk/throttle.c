@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * throttling.iops-total: requests are due one interval apart, on average. A short debt of idle time may be used at once, so
- * that batches stay batches; a long one is forgotten.
+ * throttling.iops-total: requests are due one interval apart, on average. A short debt of idle time may be used at
+ * once, so that batches stay batches; a long one is forgotten.
  */
 #include "blk.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A worker thread: takes requests from its queues, hands them to the engine, publishes what is done, sleeps when there is
- * nothing to do. Control (the Python side) only ever touches queues of a paused worker.
+ * A worker thread: takes requests from its queues, hands them to the engine, publishes what is done, sleeps when there
+ * is nothing to do. Control (the Python side) only ever touches queues of a paused worker.
  */
 #include <errno.h>
 #include <poll.h>
@@ -21,7 +21,10 @@ static void publish(struct sc_worker *worker)
     }
 }
 
-static bool serves(const struct sc_virtqueue *vq) { return vq->ready && vq->enabled && !vq->broken; }
+static bool serves(const struct sc_virtqueue *vq)
+{
+    return vq->ready && vq->enabled && !vq->broken;
+}
 
 /* Take what is there, at most the queue's size at a time; true when there was something. */
 static bool serve_queue(struct sc_worker *worker, struct sc_virtqueue *vq, int64_t *delay)
@@ -160,7 +163,10 @@ void *sc_worker_main(void *argument)
     return NULL;
 }
 
-void sc_poll_watch(struct sc_worker *worker) { (void)worker; /* the list is made anew for each wait */ }
+void sc_poll_watch(struct sc_worker *worker)
+{
+    (void)worker; /* the list is made anew for each wait */
+}
 
 static void drain(int fd)
 {

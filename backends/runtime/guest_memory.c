@@ -8,7 +8,8 @@
 #include <unistd.h>
 
 /* Map from a multiple of the file's own page size (hugetlbfs) at or below `offset`. */
-static int map_file(int fd, uint64_t offset, uint64_t size, int protection, void **map, size_t *map_length, uint8_t **start)
+static int map_file(int fd, uint64_t offset, uint64_t size, int protection, void **map, size_t *map_length,
+                    uint8_t **start)
 {
     struct stat status;
     if (fstat(fd, &status) < 0)
@@ -145,11 +146,13 @@ void sc_memory_mark(const struct sc_memory *memory, uint64_t gpa, uint64_t lengt
     if (!memory->log_enabled || !memory->log || length == 0)
         return;
     uint64_t last = (gpa + length - 1) / SC_DIRTY_PAGE;
-    /* What was stored must be visible before the look at the bit: whoever took the bit away reads the page after that. */
+    /* What was stored must be visible before the look at the bit: whoever took the bit away reads the page after that.
+     */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     for (uint64_t page = gpa / SC_DIRTY_PAGE; page <= last && page / 8 < memory->log_size; page++) {
         uint8_t bit = (uint8_t)(1u << (page % 8));
-        /* Shared with other backends and with the reader, who takes bits away: an atomic OR, unless it is set already. */
+        /* Shared with other backends and with the reader, who takes bits away: an atomic OR, unless it is set already.
+         */
         if (!(__atomic_load_n(&memory->log[page / 8], __ATOMIC_RELAXED) & bit))
             __atomic_fetch_or(&memory->log[page / 8], bit, __ATOMIC_SEQ_CST);
     }

@@ -2,8 +2,8 @@
  *
  * Guest memory as a backend sees it: the front-end's region table, and the dirty log.
  *
- * Every translation covers a whole length and yields RAM or nothing. The guest may change what is behind an address at any
- * time: readers copy once and look at the copy only.
+ * Every translation covers a whole length and yields RAM or nothing. The guest may change what is behind an address at
+ * any time: readers copy once and look at the copy only.
  */
 #ifndef STRATOCELL_GUEST_MEMORY_H
 #define STRATOCELL_GUEST_MEMORY_H
@@ -35,7 +35,8 @@ struct sc_memory {
 };
 
 /* Map `size` bytes of `fd` from `offset`. 0 or -errno; the descriptor stays the caller's. */
-int sc_memory_add(struct sc_memory *memory, uint64_t gpa, uint64_t size, uint64_t user_address, int fd, uint64_t offset);
+int sc_memory_add(struct sc_memory *memory, uint64_t gpa, uint64_t size, uint64_t user_address, int fd,
+                  uint64_t offset);
 int sc_memory_remove(struct sc_memory *memory, uint64_t gpa, uint64_t size, uint64_t user_address);
 void sc_memory_clear(struct sc_memory *memory);
 

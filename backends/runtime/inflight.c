@@ -6,7 +6,8 @@
 #include "virtqueue.h"
 
 _Static_assert(sizeof(struct sc_inflight_split) == 16 && sizeof(struct sc_inflight_split_entry) == 16, "wire layout");
-_Static_assert(offsetof(struct sc_inflight_packed, desc) == 32 && sizeof(struct sc_inflight_packed_entry) == 32, "wire layout");
+_Static_assert(offsetof(struct sc_inflight_packed, desc) == 32 && sizeof(struct sc_inflight_packed_entry) == 32,
+               "wire layout");
 
 uint64_t sc_inflight_size(uint16_t queue_size, bool packed)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The inflight region's layout (vhost-user, "In-flight I/O tracking"). The front-end keeps it when a backend dies, so its
- * content may be anything: every index is checked.
+ * The inflight region's layout (vhost-user, "In-flight I/O tracking"). The front-end keeps it when a backend dies, so
+ * its content may be anything: every index is checked.
  */
 #ifndef STRATOCELL_INFLIGHT_H
 #define STRATOCELL_INFLIGHT_H

@@ -38,7 +38,8 @@ uint32_t sc_vq_base(const struct sc_virtqueue *vq)
 {
     if (!vq->packed)
         return vq->next_avail;
-    return (uint32_t)vq->next_avail | (uint32_t)vq->avail_wrap << 15 | (uint32_t)vq->next_used << 16 | (uint32_t)vq->used_wrap << 31;
+    return (uint32_t)vq->next_avail | (uint32_t)vq->avail_wrap << 15 | (uint32_t)vq->next_used << 16 |
+           (uint32_t)vq->used_wrap << 31;
 }
 
 int sc_vq_pop(struct sc_virtqueue *vq, struct sc_chain *chain)

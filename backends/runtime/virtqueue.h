@@ -12,14 +12,15 @@
 #include "guest_memory.h"
 
 #define SC_MAX_QUEUE_SIZE 1024
-#define SC_MAX_SEGMENTS 1024          /* descriptors of one chain, indirect ones included */
+#define SC_MAX_SEGMENTS 1024             /* descriptors of one chain, indirect ones included */
 #define SC_MAX_IOV (SC_MAX_SEGMENTS + 8) /* a segment that crosses regions takes more than one */
 
-/* One buffer that the driver made available. iov[0..readable) is for the device to read, the next `writable` to write. */
+/* One buffer that the driver made available. iov[0..readable) is for the device to read, the next `writable` to write.
+ */
 struct sc_chain {
-    uint16_t id;           /* split: head descriptor; packed: buffer id */
-    uint16_t slots;        /* packed: ring slots that it took */
-    uint16_t inflight;     /* its entry in the inflight region */
+    uint16_t id;       /* split: head descriptor; packed: buffer id */
+    uint16_t slots;    /* packed: ring slots that it took */
+    uint16_t inflight; /* its entry in the inflight region */
     uint32_t readable;
     uint32_t writable;
     uint64_t readable_bytes;
@@ -54,7 +55,7 @@ struct sc_virtqueue {
 
     uint8_t *descriptors, *driver, *device; /* this process's addresses */
     uint64_t descriptors_gpa, device_gpa;
-    bool log_used;          /* VHOST_VRING_F_LOG */
+    bool log_used; /* VHOST_VRING_F_LOG */
     uint64_t log_used_gpa;
 
     uint16_t next_avail, next_used, signalled_used;
@@ -77,7 +78,8 @@ int sc_vq_start(struct sc_virtqueue *vq, uint32_t base);
 /* The value of GET_VRING_BASE. */
 uint32_t sc_vq_base(const struct sc_virtqueue *vq);
 
-/* Next buffer: 1 found, 0 none, -errno when the driver broke the ring (then `broken` is set, its error eventfd rung). */
+/* Next buffer: 1 found, 0 none, -errno when the driver broke the ring (then `broken` is set, its error eventfd rung).
+ */
 int sc_vq_pop(struct sc_virtqueue *vq, struct sc_chain *chain);
 /* Give a buffer back; `written` bytes were written to it, from its start. Seen by the driver after sc_vq_publish. */
 void sc_vq_push(struct sc_virtqueue *vq, const struct sc_chain *chain, uint32_t written);

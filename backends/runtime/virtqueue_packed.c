@@ -35,7 +35,10 @@ static struct packed_descriptor *slot(const struct sc_virtqueue *vq, uint16_t in
     return (struct packed_descriptor *)vq->descriptors + index;
 }
 
-static bool is_available(uint16_t flags, bool wrap) { return !!(flags & DESC_AVAIL) == wrap && !!(flags & DESC_USED) != wrap; }
+static bool is_available(uint16_t flags, bool wrap)
+{
+    return !!(flags & DESC_AVAIL) == wrap && !!(flags & DESC_USED) != wrap;
+}
 
 bool sc_packed_available(const struct sc_virtqueue *vq)
 {
@@ -71,7 +74,8 @@ static void settle(struct sc_virtqueue *vq)
     if (region->used_idx == region->old_used_idx && region->used_wrap_counter == region->old_used_wrap_counter)
         return;
     uint16_t flags = __atomic_load_n(&slot(vq, region->old_used_idx)->flags, __ATOMIC_ACQUIRE);
-    bool visible = !!(flags & DESC_USED) == !!region->old_used_wrap_counter && !!(flags & DESC_AVAIL) == !!(flags & DESC_USED);
+    bool visible =
+        !!(flags & DESC_USED) == !!region->old_used_wrap_counter && !!(flags & DESC_AVAIL) == !!(flags & DESC_USED);
     if (visible) {
         uint16_t head = region->free_head;
         for (uint16_t i = 0; i < vq->size && head < vq->size && head != region->old_free_head; i++) {
@@ -151,7 +155,8 @@ static int add_indirect(struct sc_virtqueue *vq, struct sc_chain *chain, uint64_
     return 0;
 }
 
-static int add_one(struct sc_virtqueue *vq, struct sc_chain *chain, const struct packed_descriptor *descriptor, uint16_t position)
+static int add_one(struct sc_virtqueue *vq, struct sc_chain *chain, const struct packed_descriptor *descriptor,
+                   uint16_t position)
 {
     if (!(descriptor->flags & DESC_INDIRECT))
         return sc_chain_add(vq->memory, chain, descriptor->address, descriptor->length, descriptor->flags & DESC_WRITE);
@@ -161,7 +166,8 @@ static int add_one(struct sc_virtqueue *vq, struct sc_chain *chain, const struct
 }
 
 /* The ring's slots are overwritten by used descriptors, so the region keeps a copy of each chain. */
-static int remember(struct sc_virtqueue *vq, struct sc_chain *chain, const struct packed_descriptor *copies, uint16_t count)
+static int remember(struct sc_virtqueue *vq, struct sc_chain *chain, const struct packed_descriptor *copies,
+                    uint16_t count)
 {
     struct sc_inflight_packed *region = vq->inflight_packed;
     uint16_t head = region->free_head, entry = head, last = head;
@@ -195,7 +201,8 @@ static int replay(struct sc_virtqueue *vq, struct sc_chain *chain)
         if (entry >= vq->size)
             return -EINVAL;
         const struct sc_inflight_packed_entry *from = &region->desc[entry];
-        struct packed_descriptor descriptor = {.address = from->addr, .length = from->len, .id = from->id, .flags = from->flags};
+        struct packed_descriptor descriptor = {
+            .address = from->addr, .length = from->len, .id = from->id, .flags = from->flags};
         chain->id = descriptor.id;
         int result = add_one(vq, chain, &descriptor, i);
         if (result < 0)

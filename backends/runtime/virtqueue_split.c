@@ -35,7 +35,10 @@ struct used_element {
 #define USED_RING(vq) ((struct used_element *)((vq)->device + 4))
 #define AVAIL_EVENT(vq) ((uint16_t *)(USED_RING(vq) + (vq)->size))
 
-static uint16_t load(const uint16_t *field) { return __atomic_load_n(field, __ATOMIC_ACQUIRE); }
+static uint16_t load(const uint16_t *field)
+{
+    return __atomic_load_n(field, __ATOMIC_ACQUIRE);
+}
 
 static void mark_used(const struct sc_virtqueue *vq, uint64_t offset, uint64_t length)
 {
@@ -43,7 +46,8 @@ static void mark_used(const struct sc_virtqueue *vq, uint64_t offset, uint64_t l
         sc_memory_mark(vq->memory, vq->log_used_gpa + offset, length);
 }
 
-/* After a crash: what was published but not yet noted is done, everything else that is in flight is to be done again. */
+/* After a crash: what was published but not yet noted is done, everything else that is in flight is to be done again.
+ */
 static void recover(struct sc_virtqueue *vq)
 {
     struct sc_inflight_split *region = vq->inflight_split;
@@ -85,7 +89,10 @@ int sc_split_start(struct sc_virtqueue *vq, uint32_t base)
     return 0;
 }
 
-bool sc_split_available(const struct sc_virtqueue *vq) { return load(AVAIL_INDEX(vq)) != vq->next_avail; }
+bool sc_split_available(const struct sc_virtqueue *vq)
+{
+    return load(AVAIL_INDEX(vq)) != vq->next_avail;
+}
 
 static int add_indirect(struct sc_virtqueue *vq, struct sc_chain *chain, const struct split_descriptor *table)
 {
@@ -97,7 +104,8 @@ static int add_indirect(struct sc_virtqueue *vq, struct sc_chain *chain, const s
     uint16_t next = 0;
     for (uint32_t seen = 0; seen < count; seen++) {
         struct split_descriptor descriptor;
-        int result = sc_memory_read(vq->memory, table->address + (uint64_t)next * sizeof(descriptor), &descriptor, sizeof(descriptor));
+        int result = sc_memory_read(vq->memory, table->address + (uint64_t)next * sizeof(descriptor), &descriptor,
+                                    sizeof(descriptor));
         if (result < 0)
             return result;
         if (descriptor.flags & DESC_INDIRECT)
@@ -122,7 +130,8 @@ static int walk(struct sc_virtqueue *vq, struct sc_chain *chain, uint16_t head)
         memcpy(&descriptor, vq->descriptors + (size_t)next * sizeof(descriptor), sizeof(descriptor));
         if (descriptor.flags & DESC_INDIRECT)
             return add_indirect(vq, chain, &descriptor);
-        int result = sc_chain_add(vq->memory, chain, descriptor.address, descriptor.length, descriptor.flags & DESC_WRITE);
+        int result =
+            sc_chain_add(vq->memory, chain, descriptor.address, descriptor.length, descriptor.flags & DESC_WRITE);
         if (result < 0)
             return result;
         if (!(descriptor.flags & DESC_NEXT))

@@ -40,11 +40,11 @@ static void expect(const char *name, int number, const void *address)
     last_signal = 0;
 }
 
-#define FAULT(action)                                                                                               \
-    do {                                                                                                            \
-        if (!sigsetjmp(back, 1)) {                                                                                  \
-            action;                                                                                                 \
-        }                                                                                                           \
+#define FAULT(action)                                                                                                  \
+    do {                                                                                                               \
+        if (!sigsetjmp(back, 1)) {                                                                                     \
+            action;                                                                                                    \
+        }                                                                                                              \
     } while (0)
 
 static void exceptions(void)
@@ -69,7 +69,8 @@ static void exceptions(void)
     expect("division by zero", SIGFPE, NULL);
     __asm__ volatile("int3");
     expect("breakpoint", SIGTRAP, NULL);
-    __asm__ volatile("pushfq; orl $0x100, (%%rsp); popfq; nop; pushfq; andl $~0x100, (%%rsp); popfq" ::: "memory", "cc");
+    __asm__ volatile("pushfq; orl $0x100, (%%rsp); popfq; nop; pushfq; andl $~0x100, (%%rsp); popfq" ::
+                         : "memory", "cc");
     expect("single step", SIGTRAP, NULL);
 }
 
@@ -112,7 +113,7 @@ static int call(const unsigned char *code)
 
 static void changing_code(void)
 {
-    int fd = memfd_create("code", 0), wrong[4] = { 0 };
+    int fd = memfd_create("code", 0), wrong[4] = {0};
     unsigned char image[PAGE], *both, *writable, *runnable;
 
     if (ftruncate(fd, PAGE))
@@ -171,8 +172,8 @@ static void concurrency(void)
 
 int main(void)
 {
-    struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER };
-    const int signals[] = { SIGSEGV, SIGILL, SIGFPE, SIGBUS, SIGTRAP };
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    const int signals[] = {SIGSEGV, SIGILL, SIGFPE, SIGBUS, SIGTRAP};
 
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)

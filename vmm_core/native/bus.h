@@ -29,18 +29,18 @@ struct sc_access {
 
 /* Why a vCPU's run function returned. */
 enum sc_exit_reason {
-    SC_EXIT_COLD = 1,      /* `access` must be answered by Python: set access.data for a read, then run again */
-    SC_EXIT_KICKED = 2,    /* somebody called kick: look at the pause and stop flags */
-    SC_EXIT_SHUTDOWN = 3,  /* triple fault */
-    SC_EXIT_RESET = 4,     /* guest asked for a reset by an accelerator event */
-    SC_EXIT_POWEROFF = 5,  /* guest asked for power-off by an accelerator event */
-    SC_EXIT_FAILED = 6,    /* the accelerator cannot go on: `message` says why */
+    SC_EXIT_COLD = 1,     /* `access` must be answered by Python: set access.data for a read, then run again */
+    SC_EXIT_KICKED = 2,   /* somebody called kick: look at the pause and stop flags */
+    SC_EXIT_SHUTDOWN = 3, /* triple fault */
+    SC_EXIT_RESET = 4,    /* guest asked for a reset by an accelerator event */
+    SC_EXIT_POWEROFF = 5, /* guest asked for power-off by an accelerator event */
+    SC_EXIT_FAILED = 6,   /* the accelerator cannot go on: `message` says why */
 };
 
 struct sc_exit {
     uint32_t reason;
     struct sc_access access;
-    uint64_t run_count;    /* returns from the accelerator's run primitive so far (KVM_RUN), for tests and figures */
+    uint64_t run_count; /* returns from the accelerator's run primitive so far (KVM_RUN), for tests and figures */
     char message[256];
 };
 
@@ -63,9 +63,11 @@ int sc_bus_remove(struct sc_bus *bus, bool is_pio, uint64_t base);
  * `interrupt_state` lives as long as the registration. */
 int sc_bus_add_virtio_mmio(struct sc_bus *bus, uint64_t base, uint32_t *interrupt_state);
 
-/* A write of exactly `size` bytes (0: any) to `address`, of value `match` (when `match_any` is false), adds 1 to eventfd `fd`.
- * KVM does this in the kernel; this table serves the software CPU and the test accelerator. May change while vCPUs run. */
-int sc_bus_add_doorbell(struct sc_bus *bus, bool is_pio, uint64_t address, uint32_t size, bool match_any, uint64_t match, int fd);
+/* A write of exactly `size` bytes (0: any) to `address`, of value `match` (when `match_any` is false), adds 1 to
+ * eventfd `fd`. KVM does this in the kernel; this table serves the software CPU and the test accelerator. May change
+ * while vCPUs run. */
+int sc_bus_add_doorbell(struct sc_bus *bus, bool is_pio, uint64_t address, uint32_t size, bool match_any,
+                        uint64_t match, int fd);
 int sc_bus_remove_doorbell(struct sc_bus *bus, bool is_pio, uint64_t address, bool match_any, uint64_t match);
 
 #endif

@@ -134,7 +134,8 @@ static int time_round(struct probe *probe, uint32_t iterations, uint64_t deadlin
 }
 
 /* The first round pays for page faults and caches, the second shows what an exit costs (under nested KVM more than the
- * loop), the third is the measurement. At most 7/8 are subtracted for the exit, so that noise cannot look like speed. */
+ * loop), the third is the measurement. At most 7/8 are subtracted for the exit, so that noise cannot look like speed.
+ */
 static int measure(struct probe *probe, uint32_t iterations, uint64_t deadline, struct sc_kvm_speed *speed,
                    struct sc_kvm_error *error)
 {

@@ -5,7 +5,8 @@
 #ifndef STRATOCELL_TERMINAL_H
 #define STRATOCELL_TERMINAL_H
 
-/* Save the settings of terminal `fd` and restore them when a fatal signal ends the process. 0; -1: `fd` is no terminal. */
+/* Save the settings of terminal `fd` and restore them when a fatal signal ends the process. 0; -1: `fd` is no terminal.
+ */
 int sc_terminal_guard(int fd);
 
 /* Restore the saved settings, once. */

@@ -108,7 +108,7 @@ bool tcg_code_claim(struct uc_struct *uc, uint64_t address)
         return false;
     before = atomic_fetch_or(&vm->owners[page], self);
     tcg_engine_watch(vcpu, page);
-    if (before == 0)               /* else everybody watches it already */
+    if (before == 0) /* else everybody watches it already */
         for (unsigned i = 0; i < vm->vcpu_count; i++)
             if (vm->vcpu[i] != vcpu)
                 post(vm->vcpu[i], &vm->vcpu[i]->watch, page);
@@ -125,7 +125,7 @@ bool tcg_code_written(struct uc_struct *uc, uint64_t address, bool own)
     if (page >= vm->owner_pages)
         return false;
     others = atomic_load(&vm->owners[page]);
-    if (!own && (others & self))   /* the page stops being watched only if nobody claimed it meanwhile */
+    if (!own && (others & self)) /* the page stops being watched only if nobody claimed it meanwhile */
         others = atomic_fetch_and(&vm->owners[page], ~self);
     others &= ~self;
     if (!others)
@@ -192,8 +192,7 @@ static void sync_watches(struct tcg_vcpu *vcpu, const struct tcg_page_list *list
     }
     for (uint32_t i = 0; i < list->count; i++)
         if (tcg_engine_watch(vcpu, list->pages[i]))
-            drop_for(vcpu->vm, list->pages[i],
-                     atomic_load(&vcpu->vm->owners[list->pages[i]]) & ~(1u << vcpu->index));
+            drop_for(vcpu->vm, list->pages[i], atomic_load(&vcpu->vm->owners[list->pages[i]]) & ~(1u << vcpu->index));
 }
 
 /* On the vCPU's thread between blocks. Returns whether translations may have gone. */

@@ -39,9 +39,9 @@
 #define ARCH_CAPS_GDS_NO (1ull << 26)
 #define ARCH_CAPS_RFDS_NO (1ull << 27)
 #define ARCH_CAPS_ITS_NO (1ull << 62)
-#define ARCH_CAPS                                                                                                   \
-    (ARCH_CAPS_RDCL_NO | ARCH_CAPS_IBRS_ALL | ARCH_CAPS_SKIP_L1DFL | ARCH_CAPS_SSB_NO | ARCH_CAPS_MDS_NO |           \
-     ARCH_CAPS_PSCHANGE_NO | ARCH_CAPS_TAA_NO | ARCH_CAPS_MMIO_NO | ARCH_CAPS_BHI_NO | ARCH_CAPS_PBRSB_NO |          \
+#define ARCH_CAPS                                                                                                      \
+    (ARCH_CAPS_RDCL_NO | ARCH_CAPS_IBRS_ALL | ARCH_CAPS_SKIP_L1DFL | ARCH_CAPS_SSB_NO | ARCH_CAPS_MDS_NO |             \
+     ARCH_CAPS_PSCHANGE_NO | ARCH_CAPS_TAA_NO | ARCH_CAPS_MMIO_NO | ARCH_CAPS_BHI_NO | ARCH_CAPS_PBRSB_NO |            \
      ARCH_CAPS_GDS_NO | ARCH_CAPS_RFDS_NO | ARCH_CAPS_ITS_NO)
 
 struct leaf {
@@ -53,9 +53,9 @@ static void features(const struct tcg_vcpu *vcpu, struct leaf *leaf)
     uint32_t places = 1u << vcpu->vm->package_shift;
 
     leaf->ebx = (leaf->ebx & 0xffff) | (places < 255 ? places : 255) << 16 | vcpu->apic_id << 24;
-    leaf->ecx &= ~(1u << 3 | 1u << 15 | 1u << 17 | 1u << 21);   /* MONITOR, PDCM, PCID, x2APIC */
-    leaf->ecx |= 1u << 24 | 1u << 31;                           /* TSC deadline, hypervisor */
-    leaf->edx &= ~(1u << 7 | 1u << 12 | 1u << 14);              /* MCE, MTRR, MCA */
+    leaf->ecx &= ~(1u << 3 | 1u << 15 | 1u << 17 | 1u << 21); /* MONITOR, PDCM, PCID, x2APIC */
+    leaf->ecx |= 1u << 24 | 1u << 31;                         /* TSC deadline, hypervisor */
+    leaf->edx &= ~(1u << 7 | 1u << 12 | 1u << 14);            /* MCE, MTRR, MCA */
     leaf->edx |= 1u << 9 | (vcpu->vm->per_package > 1 ? 1u << 28 : 0);
     if (!vcpu->lapic.enabled)
         leaf->edx &= ~(1u << 9);
@@ -64,19 +64,19 @@ static void features(const struct tcg_vcpu *vcpu, struct leaf *leaf)
 static void extended_features(uint32_t sub, struct leaf *leaf)
 {
     if (sub) {
-        *leaf = (struct leaf){ .edx = sub == 2 ? 1u << 4 : 0 };           /* BHI_CTRL: no loop at each system call */
+        *leaf = (struct leaf){.edx = sub == 2 ? 1u << 4 : 0}; /* BHI_CTRL: no loop at each system call */
         return;
     }
     leaf->eax = 2;
-    leaf->ebx &= ~(1u << 4 | 1u << 9 | 1u << 10 | 1u << 11 | 1u << 14);   /* HLE, ERMS, INVPCID, RTM, MPX */
-    leaf->ebx |= 1u << 1;                                                 /* TSC_ADJUST */
+    leaf->ebx &= ~(1u << 4 | 1u << 9 | 1u << 10 | 1u << 11 | 1u << 14); /* HLE, ERMS, INVPCID, RTM, MPX */
+    leaf->ebx |= 1u << 1;                                               /* TSC_ADJUST */
     leaf->ecx = 0;
-    leaf->edx = 1u << 26 | 1u << 29;                                      /* SPEC_CTRL, ARCH_CAPABILITIES */
+    leaf->edx = 1u << 26 | 1u << 29; /* SPEC_CTRL, ARCH_CAPABILITIES */
 }
 
 static void topology(const struct tcg_vcpu *vcpu, uint32_t level, struct leaf *leaf)
 {
-    *leaf = (struct leaf){ .ecx = level, .edx = vcpu->apic_id };
+    *leaf = (struct leaf){.ecx = level, .edx = vcpu->apic_id};
     if (level == 0) {
         leaf->eax = vcpu->vm->core_shift;
         leaf->ebx = vcpu->vm->per_core;
@@ -100,7 +100,7 @@ static void cache(const struct tcg_vcpu *vcpu, struct leaf *leaf)
 
 static void hypervisor(uint32_t index, struct leaf *leaf)
 {
-    *leaf = (struct leaf){ 0 };
+    *leaf = (struct leaf){0};
     if (index == HYPERVISOR_LEAF) {
         leaf->eax = HYPERVISOR_LEAF + 0x10;
         memcpy(&leaf->ebx, "TCGTCGTCGTCG", 12);
@@ -112,18 +112,42 @@ static void hypervisor(uint32_t index, struct leaf *leaf)
 static void adjust(const struct tcg_vcpu *vcpu, uint32_t index, uint32_t sub, struct leaf *leaf)
 {
     switch (index) {
-    case 0: leaf->eax = MAX_LEAF; break;
-    case 1: features(vcpu, leaf); break;
-    case 4: cache(vcpu, leaf); break;
-    case 6: *leaf = (struct leaf){ .eax = 1 << 2 }; break;      /* the APIC timer never stops */
-    case 7: extended_features(sub, leaf); break;
-    case 0xa: *leaf = (struct leaf){ 0 }; break;
-    case 0xb: topology(vcpu, sub, leaf); break;
-    case 0x15: *leaf = (struct leaf){ 1, 1, TCG_TICKS_PER_SECOND, 0 }; break;
-    case 0x16: *leaf = (struct leaf){ TSC_MHZ, TSC_MHZ, 100, 0 }; break;
-    case 0x80000001u: leaf->ecx &= ~(1u << 2); break;           /* SVM */
-    case 0x80000007u: *leaf = (struct leaf){ .edx = 1 << 8 }; break;
-    case 0x80000008u: *leaf = (struct leaf){ .eax = 40 | 48 << 8 }; break;
+    case 0:
+        leaf->eax = MAX_LEAF;
+        break;
+    case 1:
+        features(vcpu, leaf);
+        break;
+    case 4:
+        cache(vcpu, leaf);
+        break;
+    case 6:
+        *leaf = (struct leaf){.eax = 1 << 2};
+        break; /* the APIC timer never stops */
+    case 7:
+        extended_features(sub, leaf);
+        break;
+    case 0xa:
+        *leaf = (struct leaf){0};
+        break;
+    case 0xb:
+        topology(vcpu, sub, leaf);
+        break;
+    case 0x15:
+        *leaf = (struct leaf){1, 1, TCG_TICKS_PER_SECOND, 0};
+        break;
+    case 0x16:
+        *leaf = (struct leaf){TSC_MHZ, TSC_MHZ, 100, 0};
+        break;
+    case 0x80000001u:
+        leaf->ecx &= ~(1u << 2);
+        break; /* SVM */
+    case 0x80000007u:
+        *leaf = (struct leaf){.edx = 1 << 8};
+        break;
+    case 0x80000008u:
+        *leaf = (struct leaf){.eax = 40 | 48 << 8};
+        break;
     }
 }
 
@@ -160,11 +184,11 @@ static uint64_t apic_base(const struct tcg_vcpu *vcpu)
 static bool engine_register(uint32_t index)
 {
     switch (index) {
-    case 0x174 ... 0x176:          /* SYSENTER */
-    case 0x1a0:                    /* IA32_MISC_ENABLE */
-    case 0x198:                    /* IA32_PERF_STATUS */
-    case 0x277:                    /* PAT */
-    case 0x8b:                     /* microcode revision */
+    case 0x174 ... 0x176: /* SYSENTER */
+    case 0x1a0:           /* IA32_MISC_ENABLE */
+    case 0x198:           /* IA32_PERF_STATUS */
+    case 0x277:           /* PAT */
+    case 0x8b:            /* microcode revision */
     case 0xc0000080u ... 0xc0000084u:
     case 0xc0000100u ... 0xc0000103u:
         return true;
@@ -177,12 +201,24 @@ int tcg_msr_read(struct uc_struct *uc, uint32_t index, uint64_t *value)
     struct tcg_vcpu *vcpu = tcg_vcpu_of(uc);
 
     switch (index) {
-    case MSR_IA32_TSC: *value = guest_tsc(vcpu); return 1;
-    case MSR_TSC_ADJUSTMENT: *value = vcpu->tsc_adjust; return 1;
-    case MSR_IA32_APICBASE: *value = apic_base(vcpu); return 1;
-    case MSR_ARCH_CAPS: *value = ARCH_CAPS; return 1;
-    case MSR_SPEC_CONTROL: *value = vcpu->spec_ctrl; return 1;
-    case MSR_PLATFORM_ID: *value = 0; return 1;
+    case MSR_IA32_TSC:
+        *value = guest_tsc(vcpu);
+        return 1;
+    case MSR_TSC_ADJUSTMENT:
+        *value = vcpu->tsc_adjust;
+        return 1;
+    case MSR_IA32_APICBASE:
+        *value = apic_base(vcpu);
+        return 1;
+    case MSR_ARCH_CAPS:
+        *value = ARCH_CAPS;
+        return 1;
+    case MSR_SPEC_CONTROL:
+        *value = vcpu->spec_ctrl;
+        return 1;
+    case MSR_PLATFORM_ID:
+        *value = 0;
+        return 1;
     case MSR_DEADLINE:
         pthread_mutex_lock(&vcpu->vm->chips);
         *value = vcpu->lapic.tsc_deadline;
@@ -195,7 +231,7 @@ int tcg_msr_read(struct uc_struct *uc, uint32_t index, uint64_t *value)
 static int write_apic_base(struct tcg_vcpu *vcpu, uint64_t value)
 {
     if ((value & ~0xfffull) != TCG_LAPIC_BASE || (value & (1u << 10)))
-        return -1;                 /* neither moving it nor x2APIC is offered */
+        return -1; /* neither moving it nor x2APIC is offered */
     pthread_mutex_lock(&vcpu->vm->chips);
     vcpu->lapic.enabled = value & (1u << 11);
     pthread_mutex_unlock(&vcpu->vm->chips);
@@ -221,14 +257,22 @@ int tcg_msr_write(struct uc_struct *uc, uint32_t index, uint64_t value)
     struct tcg_vcpu *vcpu = tcg_vcpu_of(uc);
 
     switch (index) {
-    case MSR_IA32_TSC: set_tsc(vcpu, value); return 1;
-    case MSR_TSC_ADJUSTMENT: set_tsc_adjust(vcpu, value); return 1;
-    case MSR_IA32_APICBASE: return write_apic_base(vcpu, value);
-    case MSR_SPEC_CONTROL: vcpu->spec_ctrl = value; return 1;
+    case MSR_IA32_TSC:
+        set_tsc(vcpu, value);
+        return 1;
+    case MSR_TSC_ADJUSTMENT:
+        set_tsc_adjust(vcpu, value);
+        return 1;
+    case MSR_IA32_APICBASE:
+        return write_apic_base(vcpu, value);
+    case MSR_SPEC_CONTROL:
+        vcpu->spec_ctrl = value;
+        return 1;
     case MSR_PREDICT_COMMAND:
     case MSR_FLUSH_COMMAND:
     case MSR_MICROCODE_UPDATE:
-    case 0x8b: return 1;
+    case 0x8b:
+        return 1;
     case MSR_DEADLINE:
         pthread_mutex_lock(&vcpu->vm->chips);
         tcg_lapic_set_deadline(vcpu, value);

@@ -16,7 +16,7 @@
 
 #include "tcg.h"
 
-#define PHYSICAL_BITS 52           /* the engine's page walker takes any address up to here */
+#define PHYSICAL_BITS 52 /* the engine's page walker takes any address up to here */
 
 bool stratocell_watch_page(struct uc_struct *uc, ram_addr_t page);
 void do_interrupt_x86_hardirq(CPUX86State *env, int intno, int is_hw);
@@ -37,7 +37,7 @@ static uint64_t ones(unsigned size)
 static uint64_t mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *opaque)
 {
     struct tcg_window *window = opaque;
-    struct sc_access access = { .address = window->base + offset, .size = size, .data = ones(size) };
+    struct sc_access access = {.address = window->base + offset, .size = size, .data = ones(size)};
 
     (void)uc;
     tcg_access(window->vcpu, &access);
@@ -47,8 +47,8 @@ static uint64_t mmio_read(uc_engine *uc, uint64_t offset, unsigned size, void *o
 static void mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t value, void *opaque)
 {
     struct tcg_window *window = opaque;
-    struct sc_access access = { .address = window->base + offset, .size = size, .is_write = 1,
-                                .data = value & ones(size) };
+    struct sc_access access = {
+        .address = window->base + offset, .size = size, .is_write = 1, .data = value & ones(size)};
 
     (void)uc;
     tcg_access(window->vcpu, &access);
@@ -56,7 +56,7 @@ static void mmio_write(uc_engine *uc, uint64_t offset, unsigned size, uint64_t v
 
 static uint32_t port_read(uc_engine *uc, uint32_t port, int size, void *opaque)
 {
-    struct sc_access access = { .address = port, .size = size, .is_pio = 1, .data = ones(size) };
+    struct sc_access access = {.address = port, .size = size, .is_pio = 1, .data = ones(size)};
 
     (void)uc;
     tcg_access(opaque, &access);
@@ -65,8 +65,7 @@ static uint32_t port_read(uc_engine *uc, uint32_t port, int size, void *opaque)
 
 static void port_write(uc_engine *uc, uint32_t port, int size, uint32_t value, void *opaque)
 {
-    struct sc_access access = { .address = port, .size = size, .is_pio = 1, .is_write = 1,
-                                .data = value & ones(size) };
+    struct sc_access access = {.address = port, .size = size, .is_pio = 1, .is_write = 1, .data = value & ones(size)};
 
     (void)uc;
     tcg_access(opaque, &access);
@@ -185,7 +184,7 @@ static int map_hole(struct tcg_vcpu *vcpu, uint64_t base, uint64_t end)
     if (base == end)
         return 0;
     window = &vcpu->windows[vcpu->window_count++];
-    *window = (struct tcg_window){ .vcpu = vcpu, .base = base };
+    *window = (struct tcg_window){.vcpu = vcpu, .base = base};
     if (uc_mmio_map(vcpu->uc, base, end - base, mmio_read, window, mmio_write, window))
         return -ENOMEM;
     return 0;
@@ -212,7 +211,7 @@ static int map_memory(struct tcg_vcpu *vcpu)
     for (uint32_t i = 0; i < vcpu->uc->mapped_block_count; i++) {
         MemoryRegion *region = vcpu->uc->mapped_blocks[i];
 
-        region->perms = UC_PROT_ALL;   /* running into a hole fetches what it reads */
+        region->perms = UC_PROT_ALL; /* running into a hole fetches what it reads */
         for (unsigned k = 0; k < vm->ram_count; k++)
             if (region->addr == vm->ram[k].gpa && region->ram_block)
                 vm->ram[k].ram_address = region->ram_block->offset;
@@ -285,7 +284,7 @@ uint32_t tcg_engine_run(struct tcg_vcpu *vcpu)
     uc->size_recur_mem = 0;
     cs->halted = 0;
     cs->exit_request = 0;
-    reason = cpu_exec(uc, cs);     /* first delivers what tcg_engine_step_alone may have raised */
+    reason = cpu_exec(uc, cs); /* first delivers what tcg_engine_step_alone may have raised */
     if (uc->invalid_error != UC_ERR_OK)
         return failed(vcpu);
     switch (reason) {
@@ -323,7 +322,7 @@ void tcg_engine_step_alone(struct tcg_vcpu *vcpu)
             cs->cc->synchronize_from_tb(cs, last);
         cs->cc->cpu_exec_exit(cs);
     }
-    tcg_engine_request_exit(vcpu);     /* whatever was asked for while the flag was down */
+    tcg_engine_request_exit(vcpu); /* whatever was asked for while the flag was down */
 }
 
 static void init_fpu(CPUX86State *env)
@@ -351,15 +350,16 @@ void tcg_engine_reset(struct tcg_vcpu *vcpu, int sipi_vector)
         env->eip = 0;
     }
     tlb_flush(vcpu->cs);
-    tcg_engine_request_exit(vcpu);     /* cpu_reset clears the flags of pending requests */
+    tcg_engine_request_exit(vcpu); /* cpu_reset clears the flags of pending requests */
 }
 
 static void load_flat_segments(CPUX86State *env)
 {
     unsigned data = DESC_G_MASK | DESC_B_MASK | DESC_P_MASK | DESC_S_MASK | DESC_W_MASK | DESC_A_MASK;
 
-    cpu_x86_load_seg_cache(env, R_CS, 0x10, 0, 0xffffffff, DESC_G_MASK | DESC_P_MASK | DESC_S_MASK | DESC_CS_MASK |
-                           DESC_R_MASK | DESC_A_MASK | DESC_L_MASK);
+    cpu_x86_load_seg_cache(env, R_CS, 0x10, 0, 0xffffffff,
+                           DESC_G_MASK | DESC_P_MASK | DESC_S_MASK | DESC_CS_MASK | DESC_R_MASK | DESC_A_MASK |
+                               DESC_L_MASK);
     for (int segment = 0; segment < 6; segment++)
         if (segment != R_CS)
             cpu_x86_load_seg_cache(env, segment, 0x18, 0, 0xffffffff, data);

@@ -24,7 +24,7 @@ static void deliver(struct tcg_vm *vm, uint32_t pin)
 
     if (*entry & LEVEL)
         *entry |= REMOTE_IRR;
-    if (mode == 7) {               /* ExtINT: the 8259s hand out the vector */
+    if (mode == 7) { /* ExtINT: the 8259s hand out the vector */
         if (!tcg_pic_pending(vm))
             return;
         vector = tcg_pic_acknowledge(vm);

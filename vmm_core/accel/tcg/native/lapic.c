@@ -39,7 +39,7 @@ void tcg_lapic_init(struct tcg_vcpu *vcpu)
     tcg_lapic_reset(vcpu);
     lapic->enabled = true;
     lapic->id = vcpu->apic_id << 24;
-    if (vcpu->index == 0)          /* what firmware leaves behind: 8259 interrupts pass through */
+    if (vcpu->index == 0) /* what firmware leaves behind: 8259 interrupts pass through */
         lapic->lvt[LVT_LINT0] = MODE_EXTINT << 8;
 }
 
@@ -181,8 +181,7 @@ static void deliver_lowest(struct tcg_vm *vm, uint32_t destination, bool logical
         raise(chosen, vector, level);
 }
 
-void tcg_lapic_deliver(struct tcg_vm *vm, uint32_t destination, bool logical, uint32_t mode, uint8_t vector,
-                       bool level)
+void tcg_lapic_deliver(struct tcg_vm *vm, uint32_t destination, bool logical, uint32_t mode, uint8_t vector, bool level)
 {
     if (mode == MODE_LOWEST) {
         deliver_lowest(vm, destination, logical, vector, level);
@@ -201,7 +200,7 @@ static void send_ipi(struct tcg_vcpu *vcpu)
     uint8_t vector = lapic->icr_low;
 
     if (mode == MODE_INIT && (lapic->icr_low & (1u << 15)) && !(lapic->icr_low & (1u << 14)))
-        return;                    /* INIT level de-assert: only old external APICs listen */
+        return; /* INIT level de-assert: only old external APICs listen */
     if (shorthand == 0) {
         tcg_lapic_deliver(vm, lapic->icr_high >> 24, lapic->icr_low & (1u << 11), mode, vector, false);
         return;
@@ -297,23 +296,40 @@ uint32_t tcg_lapic_read(struct tcg_vcpu *vcpu, uint32_t offset)
     struct tcg_lapic *lapic = &vcpu->lapic;
 
     switch (offset) {
-    case 0x020: return lapic->id;
-    case 0x030: return 5 << 16 | 0x14;
-    case 0x080: return tcg_engine_tpr(vcpu);
-    case 0x0a0: return processor_priority(vcpu);
-    case 0x0d0: return lapic->ldr;
-    case 0x0e0: return lapic->dfr;
-    case 0x0f0: return lapic->svr;
-    case 0x100 ... 0x170: return bitmap_word(lapic->isr, offset);
-    case 0x180 ... 0x1f0: return bitmap_word(lapic->tmr, offset);
-    case 0x200 ... 0x270: return bitmap_word(lapic->irr, offset);
-    case 0x280: return lapic->esr;
-    case 0x300: return lapic->icr_low;
-    case 0x310: return lapic->icr_high;
-    case 0x320 ... 0x370: return lapic->lvt[(offset - 0x320) >> 4];
-    case 0x380: return lapic->initial_count;
-    case 0x390: return current_count(lapic);
-    case 0x3e0: return lapic->divide;
+    case 0x020:
+        return lapic->id;
+    case 0x030:
+        return 5 << 16 | 0x14;
+    case 0x080:
+        return tcg_engine_tpr(vcpu);
+    case 0x0a0:
+        return processor_priority(vcpu);
+    case 0x0d0:
+        return lapic->ldr;
+    case 0x0e0:
+        return lapic->dfr;
+    case 0x0f0:
+        return lapic->svr;
+    case 0x100 ... 0x170:
+        return bitmap_word(lapic->isr, offset);
+    case 0x180 ... 0x1f0:
+        return bitmap_word(lapic->tmr, offset);
+    case 0x200 ... 0x270:
+        return bitmap_word(lapic->irr, offset);
+    case 0x280:
+        return lapic->esr;
+    case 0x300:
+        return lapic->icr_low;
+    case 0x310:
+        return lapic->icr_high;
+    case 0x320 ... 0x370:
+        return lapic->lvt[(offset - 0x320) >> 4];
+    case 0x380:
+        return lapic->initial_count;
+    case 0x390:
+        return current_count(lapic);
+    case 0x3e0:
+        return lapic->divide;
     }
     return 0;
 }
@@ -342,26 +358,44 @@ void tcg_lapic_write(struct tcg_vcpu *vcpu, uint32_t offset, uint32_t value)
     struct tcg_lapic *lapic = &vcpu->lapic;
 
     switch (offset) {
-    case 0x020: lapic->id = value & 0xff000000; break;
+    case 0x020:
+        lapic->id = value & 0xff000000;
+        break;
     case 0x080:
         tcg_engine_set_tpr(vcpu, value & 0xff);
         tcg_notify(vcpu);
         break;
-    case 0x0b0: end_of_interrupt(vcpu); break;
-    case 0x0d0: lapic->ldr = value & 0xff000000; break;
-    case 0x0e0: lapic->dfr = value | 0x0fffffff; break;
-    case 0x0f0: write_svr(lapic, value); break;
-    case 0x280: lapic->esr = 0; break;
+    case 0x0b0:
+        end_of_interrupt(vcpu);
+        break;
+    case 0x0d0:
+        lapic->ldr = value & 0xff000000;
+        break;
+    case 0x0e0:
+        lapic->dfr = value | 0x0fffffff;
+        break;
+    case 0x0f0:
+        write_svr(lapic, value);
+        break;
+    case 0x280:
+        lapic->esr = 0;
+        break;
     case 0x300:
         lapic->icr_low = value & ~(1u << 12);
         send_ipi(vcpu);
         break;
-    case 0x310: lapic->icr_high = value & 0xff000000; break;
-    case 0x320 ... 0x370: write_lvt(lapic, (offset - 0x320) >> 4, value); break;
+    case 0x310:
+        lapic->icr_high = value & 0xff000000;
+        break;
+    case 0x320 ... 0x370:
+        write_lvt(lapic, (offset - 0x320) >> 4, value);
+        break;
     case 0x380:
         lapic->initial_count = value;
         start_timer(lapic);
         break;
-    case 0x3e0: lapic->divide = value & 0xb; break;
+    case 0x3e0:
+        lapic->divide = value & 0xb;
+        break;
     }
 }

@@ -67,7 +67,7 @@ static void set_irq0(struct tcg_vm *vm, bool level)
 {
     tcg_pic_set(vm, 0, level);
     tcg_ioapic_set(vm, 0, level);
-    tcg_ioapic_set(vm, 2, level);  /* where ACPI and MP tables usually put the timer */
+    tcg_ioapic_set(vm, 2, level); /* where ACPI and MP tables usually put the timer */
 }
 
 static void load(struct tcg_vm *vm, int index, uint16_t value)
@@ -96,7 +96,7 @@ static void write_control(struct tcg_vm *vm, uint8_t value)
     int index = value >> 6;
     struct tcg_pit_channel *channel = &vm->pit.channel[index];
 
-    if (index == 3) {              /* read-back: counts only, the status latch is not built */
+    if (index == 3) { /* read-back: counts only, the status latch is not built */
         for (int i = 0; i < 3; i++)
             if ((value & (2 << i)) && !(value & 0x20))
                 latch(&vm->pit.channel[i]);

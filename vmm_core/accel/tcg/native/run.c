@@ -39,10 +39,9 @@ static void futex_wake(_Atomic uint32_t *word)
 /* `deadline` 0: no limit. */
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t deadline)
 {
-    struct timespec limit = { .tv_sec = deadline / 1000000000u, .tv_nsec = deadline % 1000000000u };
+    struct timespec limit = {.tv_sec = deadline / 1000000000u, .tv_nsec = deadline % 1000000000u};
 
-    syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, seen, deadline ? &limit : NULL, NULL,
-            FUTEX_BITSET_MATCH_ANY);
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, seen, deadline ? &limit : NULL, NULL, FUTEX_BITSET_MATCH_ANY);
 }
 
 /* Make the vCPU look at its requests: at the start of its next block, or by waking up. Any thread. */
@@ -73,7 +72,7 @@ static void yield_to_caller(struct tcg_vcpu *vcpu, uint32_t reason)
 /* While another vCPU is alone, wait outside; a kick is answered even then. */
 static void enter_guest(struct tcg_vcpu *vcpu)
 {
-    const struct timespec pause = { .tv_nsec = 20000 };
+    const struct timespec pause = {.tv_nsec = 20000};
 
     for (;;) {
         atomic_store(&vcpu->in_guest, true);
@@ -109,7 +108,7 @@ static void run_alone(struct tcg_vcpu *vcpu)
     bool free = false;
 
     if (!atomic_compare_exchange_strong(&vcpu->vm->exclusive_pending, &free, true))
-        return;                    /* somebody else is; the instruction comes back here */
+        return; /* somebody else is; the instruction comes back here */
     vcpu->alone = true;
     wait_for_others(vcpu);
     enter_guest(vcpu);
@@ -228,13 +227,21 @@ static void run_guest(struct tcg_vcpu *vcpu)
     leave_guest(vcpu);
     vcpu->exit->run_count++;
     switch (result) {
-    case TCG_RAN_HALT: vcpu->state = TCG_HALTED; break;
-    case TCG_RAN_ALONE: run_alone(vcpu); break;
-    case TCG_RAN_SHUTDOWN: die(vcpu, SC_EXIT_SHUTDOWN); break;
-    case TCG_RAN_FAILED: die(vcpu, SC_EXIT_FAILED); break;
+    case TCG_RAN_HALT:
+        vcpu->state = TCG_HALTED;
+        break;
+    case TCG_RAN_ALONE:
+        run_alone(vcpu);
+        break;
+    case TCG_RAN_SHUTDOWN:
+        die(vcpu, SC_EXIT_SHUTDOWN);
+        break;
+    case TCG_RAN_FAILED:
+        die(vcpu, SC_EXIT_FAILED);
+        break;
     default:
         if (vcpu->vm->vcpu_count > 1)
-            sched_yield();         /* often a PAUSE: the one it waits for may need this host CPU */
+            sched_yield(); /* often a PAUSE: the one it waits for may need this host CPU */
     }
 }
 

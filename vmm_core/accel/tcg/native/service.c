@@ -25,7 +25,7 @@
 
 static int watch(struct tcg_vm *vm, int fd, uint64_t tag)
 {
-    struct epoll_event event = { .events = EPOLLIN | EPOLLET, .data.u64 = tag };
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = tag};
 
     return epoll_ctl(vm->epoll_fd, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
@@ -70,7 +70,7 @@ static void run_timer(struct tcg_vm *vm, uint32_t owner)
         tcg_pit_run_timer(vm, tcg_now());
     else
         tcg_lapic_run_timer(vm->vcpu[owner], tcg_now());
-    tcg_timer_set(timer, timer->deadline);   /* it fired early: the deadline was moved meanwhile */
+    tcg_timer_set(timer, timer->deadline); /* it fired early: the deadline was moved meanwhile */
     pthread_mutex_unlock(&vm->chips);
 }
 
@@ -112,7 +112,7 @@ void tcg_timer_close(struct tcg_timer *timer)
 /* Moving a deadline back needs no system call: the descriptor fires at the old time and is armed again then. */
 void tcg_timer_set(struct tcg_timer *timer, uint64_t deadline)
 {
-    struct itimerspec spec = { 0 };
+    struct itimerspec spec = {0};
 
     timer->deadline = deadline;
     if (!deadline || timer->fd < 0 || (timer->armed && timer->armed <= deadline))
@@ -137,7 +137,7 @@ int tcg_service_start(struct tcg_vm *vm)
         error = tcg_timer_open(vm, &vm->pit.timer, OWNER_PIT);
     if (error)
         return error;
-    sigfillset(&all);              /* signals are for Python's threads */
+    sigfillset(&all); /* signals are for Python's threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     error = -pthread_create(&vm->service_thread, NULL, service_main, vm);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -176,7 +176,7 @@ static int append_irqfd(struct tcg_vm *vm, uint32_t gsi, int given_fd)
     fd = fcntl(given_fd, F_DUPFD_CLOEXEC, 3);
     if (fd < 0)
         return -errno;
-    grown[vm->irqfd_count++] = (struct tcg_irqfd){ .fd = fd, .given_fd = given_fd, .gsi = gsi };
+    grown[vm->irqfd_count++] = (struct tcg_irqfd){.fd = fd, .given_fd = given_fd, .gsi = gsi};
     error = watch(vm, fd, TAG_IRQFD | (uint32_t)fd);
     if (error) {
         vm->irqfd_count--;

@@ -18,13 +18,13 @@
 
 #include "bus.h"
 
-#define TCG_MAX_VCPUS 32           /* one bit each in the table of code owners */
+#define TCG_MAX_VCPUS 32 /* one bit each in the table of code owners */
 #define TCG_MAX_RAM 4
 #define TCG_PAGE_BITS 12
 #define TCG_IOAPIC_PINS 24
-#define TCG_TICKS_PER_SECOND 1000000000ull   /* TSC and local APIC timer: CLOCK_MONOTONIC in nanoseconds */
+#define TCG_TICKS_PER_SECOND 1000000000ull /* TSC and local APIC timer: CLOCK_MONOTONIC in nanoseconds */
 
-#define TCG_SHORTEST_PERIOD 100000ull        /* ns: a guest cannot keep the service thread busy with periodic timers */
+#define TCG_SHORTEST_PERIOD 100000ull /* ns: a guest cannot keep the service thread busy with periodic timers */
 
 #define TCG_LAPIC_BASE 0xfee00000ull
 #define TCG_IOAPIC_BASE 0xfec00000ull
@@ -42,9 +42,9 @@ struct tcg_timer {
 };
 
 struct tcg_lapic {
-    bool enabled;                  /* IA32_APIC_BASE */
+    bool enabled; /* IA32_APIC_BASE */
     uint32_t id, tpr, ldr, dfr, svr, esr, icr_low, icr_high;
-    uint32_t lvt[6];               /* timer, thermal, performance, LINT0, LINT1, error: offsets 0x320 to 0x370 */
+    uint32_t lvt[6]; /* timer, thermal, performance, LINT0, LINT1, error: offsets 0x320 to 0x370 */
     uint32_t initial_count, divide;
     uint64_t tsc_deadline;
     uint64_t isr[4], irr[4], tmr[4];
@@ -57,7 +57,7 @@ enum tcg_state { TCG_RUNNING, TCG_HALTED, TCG_WAIT_SIPI, TCG_DEAD };
 struct tcg_page_list {
     uint32_t *pages;
     uint32_t count, capacity;
-    bool overflow;                 /* all pages */
+    bool overflow; /* all pages */
 };
 
 /* A hole in guest-physical memory, as one vCPU's engine sees it. */
@@ -76,27 +76,27 @@ struct tcg_vcpu {
     struct tcg_window windows[TCG_MAX_RAM + 1];
     unsigned window_count;
     enum tcg_state state;
-    uint32_t dead_reason;          /* what every run of a dead vCPU returns */
+    uint32_t dead_reason; /* what every run of a dead vCPU returns */
     uint64_t tsc_adjust, spec_ctrl;
 
     /* requests from any thread */
-    _Atomic uint32_t events;       /* futex: changes with every request */
+    _Atomic uint32_t events; /* futex: changes with every request */
     _Atomic bool sleeping;
     _Atomic bool kicked;
     _Atomic bool in_guest;
-    bool alone;                    /* holds vm->exclusive_pending */
+    bool alone; /* holds vm->exclusive_pending */
 
     /* under vm->chips */
     struct tcg_lapic lapic;
     bool nmi_pending, init_pending;
-    int sipi_vector;               /* -1: none */
+    int sipi_vector; /* -1: none */
 
     /* code of this vCPU's engine (code.c) */
     pthread_mutex_t queue_lock;
-    struct tcg_page_list drop;     /* translations to throw away */
-    struct tcg_page_list watch;    /* another vCPU translates this page: see writes to it */
+    struct tcg_page_list drop;  /* translations to throw away */
+    struct tcg_page_list watch; /* another vCPU translates this page: see writes to it */
     _Atomic bool queue_filled;
-    uint32_t rewritten[64];        /* foreign code written in this block, to be dropped once more when it is over */
+    uint32_t rewritten[64]; /* foreign code written in this block, to be dropped once more when it is over */
     unsigned rewritten_count;
 
     /* the engine runs on a stack of its own, so that an access can wait for Python in the middle of an instruction */
@@ -123,7 +123,7 @@ struct tcg_pit_channel {
 
 struct tcg_pit {
     struct tcg_pit_channel channel[3];
-    struct tcg_timer timer;        /* channel 0 */
+    struct tcg_timer timer; /* channel 0 */
     uint8_t speaker;
 };
 
@@ -145,22 +145,22 @@ struct tcg_irqfd {
 struct tcg_vm {
     struct tcg_vcpu *vcpu[TCG_MAX_VCPUS];
     unsigned vcpu_count;
-    uint64_t tsc_offset;           /* the guest counts from its creation */
+    uint64_t tsc_offset; /* the guest counts from its creation */
     struct tcg_ram ram[TCG_MAX_RAM];
     unsigned ram_count;
     size_t code_buffer;
-    uint32_t core_shift, package_shift, per_core, per_package;   /* bits and CPUs */
+    uint32_t core_shift, package_shift, per_core, per_package; /* bits and CPUs */
 
     struct sc_irqchip irqchip;
     struct sc_bus *bus;
     int (*bus_access)(struct sc_bus *bus, struct sc_access *access);
 
-    pthread_mutex_t chips;         /* also the order of all interrupts */
+    pthread_mutex_t chips; /* also the order of all interrupts */
     struct tcg_pic pic[2];
     struct tcg_pit pit;
     struct tcg_ioapic ioapic;
 
-    _Atomic uint32_t *owners;      /* per RAM page: vCPUs that may have translated code of it */
+    _Atomic uint32_t *owners; /* per RAM page: vCPUs that may have translated code of it */
     uint64_t owner_pages;
 
     pthread_mutex_t log_lock;
@@ -168,7 +168,7 @@ struct tcg_vm {
     uint64_t log_words;
     _Atomic bool log_collecting;
 
-    _Atomic bool exclusive_pending;   /* taken by the vCPU that must be alone for one instruction */
+    _Atomic bool exclusive_pending; /* taken by the vCPU that must be alone for one instruction */
 
     pthread_mutex_t services;
     pthread_t service_thread;
@@ -189,7 +189,7 @@ struct sc_tcg_boot {
     uint32_t gdt_limit, idt_limit;
 };
 
-uint64_t tcg_now(void);            /* ns, CLOCK_MONOTONIC */
+uint64_t tcg_now(void); /* ns, CLOCK_MONOTONIC */
 
 /* vm.c, service.c, dirty_log.c, engine.c, run.c: what Python calls. 0 or -errno. */
 struct tcg_vm *sc_tcg_new(struct sc_bus *bus, uintptr_t bus_access, uint64_t code_buffer);
@@ -224,9 +224,9 @@ uint32_t tcg_engine_tpr(struct tcg_vcpu *vcpu);
 void tcg_engine_set_tpr(struct tcg_vcpu *vcpu, uint32_t tpr);
 uint64_t tcg_engine_tsc_offset(struct tcg_vcpu *vcpu);
 void tcg_engine_set_tsc_offset(struct tcg_vcpu *vcpu, uint64_t offset);
-bool tcg_engine_drop(struct tcg_vcpu *vcpu, uint32_t page);    /* true: no code of the page is left */
+bool tcg_engine_drop(struct tcg_vcpu *vcpu, uint32_t page); /* true: no code of the page is left */
 void tcg_engine_drop_all(struct tcg_vcpu *vcpu);
-bool tcg_engine_watch(struct tcg_vcpu *vcpu, uint32_t page);   /* true: a write may have passed unseen */
+bool tcg_engine_watch(struct tcg_vcpu *vcpu, uint32_t page); /* true: a write may have passed unseen */
 void tcg_engine_watch_all(struct tcg_vcpu *vcpu);
 
 /* What tcg_engine_run returns */
@@ -291,7 +291,7 @@ int tcg_code_init(struct tcg_vm *vm);
 void tcg_code_free(struct tcg_vm *vm);
 void tcg_code_queue_init(struct tcg_vcpu *vcpu);
 void tcg_code_queue_free(struct tcg_vcpu *vcpu);
-void tcg_code_drop(struct tcg_vm *vm, uint32_t page);          /* from any thread */
+void tcg_code_drop(struct tcg_vm *vm, uint32_t page); /* from any thread */
 
 /* dirty_log.c */
 void tcg_log_collect(struct tcg_vm *vm);

@@ -18,7 +18,7 @@ struct tcg_vm *sc_tcg_new(struct sc_bus *bus, uintptr_t bus_access, uint64_t cod
     vm->bus = bus;
     vm->bus_access = (int (*)(struct sc_bus *, struct sc_access *))bus_access;
     vm->code_buffer = code_buffer;
-    vm->irqchip = (struct sc_irqchip){ .set = tcg_irq_set, .opaque = vm };
+    vm->irqchip = (struct sc_irqchip){.set = tcg_irq_set, .opaque = vm};
     vm->epoll_fd = vm->wake_fd = vm->pit.timer.fd = -1;
     pthread_mutex_init(&vm->chips, NULL);
     pthread_mutex_init(&vm->services, NULL);
@@ -54,7 +54,7 @@ int sc_tcg_add_ram(struct tcg_vm *vm, uint64_t gpa, uint64_t size, uint64_t host
         return -EINVAL;
     for (; at > 0 && vm->ram[at - 1].gpa > gpa; at--)
         vm->ram[at] = vm->ram[at - 1];
-    vm->ram[at] = (struct tcg_ram){ .gpa = gpa, .size = size, .host = (void *)(uintptr_t)host_address };
+    vm->ram[at] = (struct tcg_ram){.gpa = gpa, .size = size, .host = (void *)(uintptr_t)host_address};
     vm->ram_count++;
     return 0;
 }
@@ -94,8 +94,8 @@ static uint32_t bits_for(uint32_t count)
 static void set_topology(struct tcg_vm *vm, const struct sc_tcg_topology *topology)
 {
     vm->core_shift = bits_for(topology->threads);
-    vm->package_shift = vm->core_shift + bits_for(topology->cores) + bits_for(topology->clusters) +
-                        bits_for(topology->dies);
+    vm->package_shift =
+        vm->core_shift + bits_for(topology->cores) + bits_for(topology->clusters) + bits_for(topology->dies);
     vm->per_core = topology->threads;
     vm->per_package = topology->threads * topology->cores * topology->clusters * topology->dies;
 }
