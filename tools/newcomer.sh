@@ -3,29 +3,23 @@
 # This machine's configuration of apt and pip is copied in, so that the newcomer reaches the same mirrors. Needs root.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
-root=$here/build/newcomer
-set --
-command -v mmdebstrap >/dev/null || apt-get install -y --no-install-recommends mmdebstrap
 [ "$(id -u)" -eq 0 ] || {
     echo "the newcomer's chroot needs root" >&2
     exit 1
 }
+# A mount namespace of its own: however this ends, no mount is left behind for a build to walk into.
+[ -n "${STRATOCELL_NEWCOMER:-}" ] || exec env STRATOCELL_NEWCOMER=1 unshare --mount --propagation slave "$0" "$@"
+command -v mmdebstrap >/dev/null || apt-get install -y --no-install-recommends mmdebstrap
 
+root=$(mktemp -d /var/tmp/stratocell-newcomer.XXXXXX)
 cleanup() {
-    for place in dev sys proc; do
-        umount --recursive "$root/$place" 2>/dev/null || true
-    done
+    umount --recursive --lazy "$root/dev" "$root/sys" "$root/proc" 2>/dev/null || true
+    rm -rf --one-file-system "$root"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
-cleanup
-if grep -q " $root/" /proc/mounts; then
-    echo "something is still mounted below $root" >&2
-    exit 1
-fi
-rm -rf --one-file-system "$root"
-mkdir -p "$(dirname "$root")"
 
+set --
 echo "making a minimal Debian 12"
 sources=$(ls /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null | head -n 1)
 for file in $(grep -ls '^ *Acquire' /etc/apt/apt.conf.d/*); do

@@ -8,7 +8,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 
-from tools.bench.machines import Machines, time_until
+from tools.bench.machines import Machines, peer_time_until, time_until
 from tools.bench.table import Row, median
 from tools.bench.tiny_kernel import MARK
 from tools.paths import ROOT
@@ -38,7 +38,7 @@ def userspace(machines: Machines, aim: float) -> Iterator[Row]:
     ours, qemu = [], []
     for _ in range(INIT_RUNS):
         ours.append(time_until(ours_command, INIT))
-        qemu.append(time_until(qemu_command, INIT))
+        qemu.append(peer_time_until(qemu_command, INIT))
     command = f"{' '.join(ours_command)}  against  {' '.join(qemu_command)}"
     yield Row(f"/init, {machines.accelerator}", "ms", median(ours), median(qemu), aim, True, command)
 
