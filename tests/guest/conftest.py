@@ -13,7 +13,7 @@ from tests.deadlines import SCALE
 from tests.guest.harness import Disk, Guest, Plan, copy_of_root, start
 from tools.paths import GUEST, STRATOVIRT
 
-TEST_TIMEOUT = 180.0
+TEST_TIMEOUT = max(180.0, 40.0 * SCALE)  # seconds
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT * SCALE))
+            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT))
 
 
 @pytest.fixture(autouse=True)

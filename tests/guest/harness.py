@@ -138,6 +138,7 @@ class Guest:
         self.close()
         if error is not None:
             error.add_note(f"command: {' '.join(self.command)}\nstandard error:\n{self.errors()[-4000:]}")
+            error.add_note(f"console:\n{self.console.text[-4000:]}")
 
 
 def start(plan: Plan) -> Guest:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tools.rig.machine import RigFailed, run
+from tools.rig.machine import CPUS, RigFailed, run
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.rig", description=__doc__)
     parser.add_argument("--limit", type=float, default=600.0, metavar="SECONDS", help="default: %(default)g")
     parser.add_argument("--memory", default="6G", help="memory of the rig's machine (default: %(default)s)")
-    parser.add_argument("--cpus", type=int, default=2, help="its CPUs (default: %(default)s)")
+    parser.add_argument("--cpus", type=int, default=CPUS, help="its CPUs (default: %(default)s)")
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
     try:
