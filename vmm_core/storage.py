@@ -36,7 +36,7 @@ class Disk:
             blk.queue_sizes(device),
             vm.memory.regions,
             needs_dirty_log=dirty_log,
-            wanted_features=blk.offered_features(device.num_queues),
+            wanted_features=blk.offered_features(device),
             on_config_change=self._config_changed,
             on_broken=self._broken,
         )

@@ -23,15 +23,18 @@ WAYS = ["direct=on,aio=native", "direct=on,aio=io_uring", "direct=off,aio=thread
 
 
 @pytest.mark.rig
-@pytest.mark.parametrize("queues", [1, 2])
+@pytest.mark.parametrize(("queues", "packed"), [(1, "on"), (2, "on"), (2, "off")])
 @pytest.mark.parametrize("drive", WAYS)
-def test_random_io_is_verified_in_every_way_to_open_the_image(disk_plan: Plan, drive: str, queues: int) -> None:
+def test_random_io_is_verified_however_the_image_is_opened(
+    disk_plan: Plan, drive: str, queues: int, packed: str
+) -> None:
     disk_plan.cpus = queues
     image = empty_disk(disk_plan.directory / "data", 32 * MEGABYTE)
-    disk_plan.disks.append(Disk(image, drive, f"num-queues={queues}"))
+    disk_plan.disks.append(Disk(image, drive, f"num-queues={queues},packed={packed}"))
     with start(disk_plan) as guest:
         console = guest.wait_ready(120).console
         assert console.check("ls /sys/block/vdb/mq | wc -l") == str(queues)
+        assert console.check("cut -c 35 /sys/block/vdb/device/features") == ("1" if packed == "on" else "0")
         verify(console, "/dev/vdb", 3, 4, "direct")
         verify(console, "/dev/vdb", 2, 2, "cached")
         assert guest.power_off() == 0

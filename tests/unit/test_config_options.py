@@ -120,10 +120,17 @@ def test_a_drives_keys_become_its_fields(lines: Lines, text: str, path: str, val
 def test_a_disk_takes_its_keys_and_needs_no_id(lines: Lines) -> None:
     config = lines.good(
         "-object iothread,id=t -drive file=@a.img,id=a "
-        "-device virtio-blk-device,drive=a,iothread=t,serial=abc,num-queues=4,queue-size=1024,bootindex=1"
+        "-device virtio-blk-device,drive=a,iothread=t,serial=abc,num-queues=4,queue-size=1024,packed=off,bootindex=1"
     )
     expected = BlkDevice(
-        driver="virtio-blk-device", drive="a", iothread="t", serial="abc", num_queues=4, queue_size=1024, bootindex=1
+        driver="virtio-blk-device",
+        drive="a",
+        iothread="t",
+        serial="abc",
+        num_queues=4,
+        queue_size=1024,
+        packed=False,
+        bootindex=1,
     )
     assert config.devices == (expected,)
     assert lines.good(DISK).devices == (BlkDevice(driver="virtio-blk-device", drive="a"),)

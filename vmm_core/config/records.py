@@ -98,6 +98,7 @@ class BlkDevice(DeviceConfig):
     bootindex: int | None = None
     num_queues: int = 1
     queue_size: int = 256
+    packed: bool = True
 
 
 class VhostUserBlkDevice(DeviceConfig):
@@ -106,6 +107,7 @@ class VhostUserBlkDevice(DeviceConfig):
     chardev: str
     num_queues: int = 1
     queue_size: int = 256
+    packed: bool = True
     bootindex: int | None = None
 
 

@@ -22,9 +22,10 @@ OFFERED = sum(
 )  # fmt: skip
 
 
-def offered_features(num_queues: int) -> int:
-    """Feature bits that a disk with `num_queues` queues may offer."""
-    return OFFERED | (1 << F_MQ if num_queues > 1 else 0)
+def offered_features(device: BlkDevice | VhostUserBlkDevice) -> int:
+    """Feature bits that the disk may offer to its guest."""
+    packed = 0 if device.packed else 1 << F_RING_PACKED
+    return (OFFERED | (1 << F_MQ if device.num_queues > 1 else 0)) & ~packed
 
 
 def queue_sizes(device: BlkDevice | VhostUserBlkDevice) -> tuple[int, ...]:

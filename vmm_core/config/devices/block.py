@@ -7,6 +7,7 @@ from vmm_core.config.devices.common import (
     BLOCK_QUEUES,
     BOOTINDEX,
     IOTHREAD,
+    PACKED,
     both,
     other,
     pci,
@@ -37,7 +38,7 @@ DEVICES = {
     **both(
         "virtio-blk",
         "a disk, served by a process of its own",
-        (_DRIVE, _SERIAL, IOTHREAD, BOOTINDEX, _QUEUES, BLOCK_QUEUE_SIZE),
+        (_DRIVE, _SERIAL, IOTHREAD, BOOTINDEX, _QUEUES, BLOCK_QUEUE_SIZE, PACKED),
         built=(True, False),
     ),
     **both(
@@ -47,6 +48,7 @@ DEVICES = {
             Key("chardev", ID, "id of a chardev socket that connects", required=True),
             _QUEUES,
             BLOCK_QUEUE_SIZE,
+            PACKED,
             BOOTINDEX,
         ),
         mark="B",
@@ -84,6 +86,7 @@ def _blk(driver: str, values: dict[str, Any]) -> DeviceConfig:
         bootindex=values["bootindex"],
         num_queues=values["num-queues"] or 1,
         queue_size=values["queue-size"],
+        packed=values["packed"],
     )
 
 
@@ -93,6 +96,7 @@ def _vhost_user_blk(driver: str, values: dict[str, Any]) -> DeviceConfig:
         chardev=values["chardev"],
         num_queues=values["num-queues"] or 1,
         queue_size=values["queue-size"],
+        packed=values["packed"],
         bootindex=values["bootindex"],
     )
 

@@ -25,6 +25,7 @@ IOTHREAD = Key("iothread", ID, "id of an iothread object")
 BOOTINDEX = Key("bootindex", Integer(0, 255), "boot priority; the lowest number is first")
 BLOCK_QUEUES = Integer(1, 32)
 BLOCK_QUEUE_SIZE = Key("queue-size", Integer(3, 1024, power_of_two=True), "entries of a queue", 256)
+PACKED = Key("packed", BOOL, "offer packed virtqueues; a guest that knows them takes them", True)
 
 
 def both(
