@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -10,3 +11,4 @@ GUEST = BUILD / "guest"
 LOGS = BUILD / "logs"
 VENV = ROOT / ".venv"
 STRATOVIRT = VENV / "bin" / "stratovirt"
+START_IMAGE = ROOT / "vmm_core" / "__pycache__" / f"start.{sys.implementation.cache_tag}.image"

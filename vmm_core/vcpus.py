@@ -33,6 +33,7 @@ class _Vcpu:
         self.gate = _taken_lock()
         self.parked = _taken_lock()
         self.finished = _taken_lock()
+        self.began = _taken_lock()
         self.at_gate = False
         self.thread_id = 0
 
@@ -69,11 +70,15 @@ class Vcpus:
         return [int(vcpu.exit.run_count) for vcpu in self._vcpus]
 
     def start(self, *, paused: bool) -> None:
-        """Start the threads; `paused` ones wait at their gates (`-S`)."""
+        """Start the threads; `paused` ones wait at their gates (`-S`).
+
+        The first one is waited for: it has the GIL at once, and a CPU, which the caller would keep from it for a while.
+        """
         self._paused = paused
         self._started = True
         for vcpu in self._vcpus:
             start_new_thread(self._thread, (vcpu,))
+        self._vcpus[0].began.acquire()
 
     def pause(self) -> None:
         """Return once no vCPU runs guest code; VmmError (and running again) when one does not stop in time."""
@@ -111,6 +116,7 @@ class Vcpus:
 
     def _thread(self, vcpu: _Vcpu) -> None:
         vcpu.thread_id = get_native_id()
+        vcpu.began.release()
         try:
             self._pass_gate(vcpu)
             while not self._stopping and self._step(vcpu):

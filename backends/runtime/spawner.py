@@ -1,4 +1,4 @@
-"""The warm process that backends are forked from, started by the core before guest memory exists.
+"""The warm process that backends are forked from, started by the core as a program of its own: nothing of guest memory is in it.
 
 `main` imports every backend's code and then forks the *keeper*, the first process of the backends' PID namespace
 (`backends/runtime/keeper.py`); the keeper forks the spawner proper, which is this module's `Spawner`. So the spawner's

@@ -13,6 +13,7 @@ import pytest
 from tools import run_demo
 from tools.progress import StepFailed
 from tools.setup import launcher, steps
+from vmm_core import start_image
 
 MakeStep = Callable[[str], steps.Step]
 
@@ -57,15 +58,21 @@ def test_a_failed_step_shows_its_output_and_is_tried_again(workplace: Path, make
     assert not step.is_done()
 
 
+def _program(package: Path) -> None:
+    """What the launcher needs besides `vmm_core.cli`."""
+    package.mkdir()
+    (package / "start_image.py").symlink_to(start_image.__file__)
+
+
 @pytest.mark.parametrize("directory", ["plain", "with blanks in it", "with 'quotes'", "x" * 150])
 def test_the_launcher_starts_from_any_path_and_through_a_link(tmp_path: Path, directory: str) -> None:
     place = tmp_path / directory
     place.mkdir()
     (place / "python").symlink_to(sys.executable)
-    (place / "vmm_core").mkdir()
+    _program(place / "vmm_core")
     (place / "vmm_core" / "cli.py").write_text("import sys\ndef main(argv):\n    print(argv)\n    return 7\n")
     program = place / "stratovirt"
-    program.write_text(launcher.launcher_text(str(place / "python"), str(place), "/nonexistent"))
+    program.write_text(launcher.launcher_text(str(place / "python"), str(place), "/nonexistent", "/nonexistent"))
     program.chmod(0o755)
     link = tmp_path / "link"
     link.symlink_to(program)
@@ -75,11 +82,11 @@ def test_the_launcher_starts_from_any_path_and_through_a_link(tmp_path: Path, di
 
 
 def test_the_launcher_ignores_the_users_python_environment(tmp_path: Path) -> None:
-    (tmp_path / "vmm_core").mkdir()
+    _program(tmp_path / "vmm_core")
     (tmp_path / "vmm_core" / "cli.py").write_text("def main(argv):\n    return 0\n")
     (tmp_path / "os.py").write_text("raise SystemExit('hijacked')\n")
     program = tmp_path / "stratovirt"
-    program.write_text(launcher.launcher_text(sys.executable, str(tmp_path), "/nonexistent"))
+    program.write_text(launcher.launcher_text(sys.executable, str(tmp_path), "/nonexistent", "/nonexistent"))
     program.chmod(0o755)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "os.py")}
     result = subprocess.run([program], capture_output=True, text=True, cwd=tmp_path, env=environment)

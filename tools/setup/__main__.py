@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tomllib
 
-from tools.paths import ROOT, STRATOVIRT, VENV
+from tools.paths import ROOT, START_IMAGE, STRATOVIRT, VENV
 from tools.progress import StepFailed
 from tools.setup.steps import Step, run_steps
 
@@ -77,7 +77,7 @@ def building() -> list[Step]:
         Step(
             "launcher",
             "writing the launcher",
-            [PYTHON, "-m", "tools.setup.launcher", str(STRATOVIRT)],
+            [PYTHON, "-m", "tools.setup.launcher", str(STRATOVIRT), str(START_IMAGE)],
             inputs=("tools/setup/launcher.py", *project),
             words=(str(ROOT),),
             outputs=(".venv/bin/stratovirt",),
@@ -94,6 +94,14 @@ def building() -> list[Step]:
             "compiling",
             [PYTHON, "-m", "compileall", "-q", *PACKAGES],
             inputs=tuple(f"{package}/**/*.py" for package in PACKAGES),
+        ),
+        Step(
+            "start-image",
+            "writing the start image",
+            [PYTHON, "-m", "tools.setup.start_image", str(START_IMAGE)],
+            inputs=("tools/setup/start_image.py",),
+            dated=tuple(f"{package}/**/{name}" for package in ("vmm_core", "ipc") for name in ("*.py", "*.so")),
+            outputs=(str(START_IMAGE.relative_to(ROOT)),),
         ),
         Step(
             "guest",

@@ -1,8 +1,8 @@
 """Write the `stratovirt` program of the virtual environment: an interpreter without site, straight into `vmm_core.cli`.
 
-pip's console script costs 10 ms before our first line (site, .pth files, `re`), a fifth of the whole start.
+pip's console script costs 10 ms before our first line (site, .pth files, `re`), half of the whole start.
 `-I` keeps the user's environment and directory out, `-S` keeps site out; the two places that imports may come from are
-written down. `python -m vmm_core` does the same, slower.
+written down, and the image that holds most of them. `python -m vmm_core` does the same, slower.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ from tools.paths import ROOT
 SHEBANG_LIMIT = 120  # the kernel allows 255 bytes since 5.1, 127 before
 
 BODY = """\
-import sys
+import gc, sys
+gc.disable()
 sys.path += [{root!r}, {packages!r}]
+from vmm_core.start_image import use
+use({image!r})
 from vmm_core.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def launcher_text(python: str, root: str, packages: str) -> str:
+def launcher_text(python: str, root: str, packages: str, image: str) -> str:
     """The program's text. A path that a #! line cannot carry (blanks, length) goes through sh, for 1 ms."""
-    body = BODY.format(root=root, packages=packages)
+    body = BODY.format(root=root, packages=packages, image=image)
     if len(python) <= SHEBANG_LIMIT and not any(character.isspace() for character in python):
         return f"#!{python} -IS\n{body}"
     quoted = python.replace("'", "'\"'\"'")
     return f"#!/bin/sh\n''':'\nexec '{quoted}' -IS \"$0\" \"$@\"\n'''\n{body}"
 
 
-def main(target: str) -> int:
-    text = launcher_text(sys.executable, str(ROOT), sysconfig.get_path("platlib"))
+def main(target: str, image: str) -> int:
+    text = launcher_text(sys.executable, str(ROOT), sysconfig.get_path("platlib"), image)
     new = f"{target}.new"
     with open(new, "w", encoding="utf-8") as file:
         file.write(text)
@@ -43,4 +46,4 @@ def main(target: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], sys.argv[2]))

@@ -16,15 +16,17 @@ STAMPS = BUILD / "stamps"
 
 @dataclass(frozen=True)
 class Step:
-    """One command and what it depends on. `inputs`, `outputs` and `stale` are glob patterns below the checkout.
+    """One command and what it depends on. `inputs`, `dated`, `outputs`, `stale` are glob patterns below the checkout.
 
-    What `stale` matches is removed first: an extension built by another tool may have a name that Python prefers.
+    Of `inputs` the content counts, of `dated` the modification time. What `stale` matches is removed first: an
+    extension built by another tool may have a name that Python prefers.
     """
 
     name: str
     title: str
     command: list[str]
     inputs: tuple[str, ...] = ()
+    dated: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
@@ -32,10 +34,12 @@ class Step:
     environment: dict[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """Digest of the command, the words and every input file."""
+        """Digest of the command, the words and every input file, and the times of the dated ones."""
         state = hashlib.sha256("\0".join([*self.command, *self.words]).encode())
         for path in sorted(_files(self.inputs)):
             state.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+        for path in sorted(_files(self.dated)):
+            state.update(f"{path.relative_to(ROOT)}\0{path.stat().st_mtime_ns}".encode())
         return state.hexdigest()
 
     def stamp(self) -> Path:

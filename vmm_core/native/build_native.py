@@ -9,7 +9,7 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 HEADERS = ("bus.h", "uart.h", "kvm.h", "terminal.h")
-KVM_SOURCES = ("kvm_vm.c", "kvm_vcpu.c", "kvm_cpuid.c", "kvm_boot.c", "kvm_probe.c")
+KVM_SOURCES = ("kvm_vm.c", "kvm_vcpu.c", "kvm_cpuid.c", "kvm_boot.c", "kvm_early.c", "kvm_probe.c")
 SOURCES = ("bus.c", "output.c", "uart.c", "terminal.c", *KVM_SOURCES)
 
 

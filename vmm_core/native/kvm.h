@@ -38,6 +38,10 @@ struct sc_kvm_speed {
     uint32_t iterations;
 };
 
+/* Begin to make a VM, on a thread of its own, for the next sc_kvm_vm_new with the same device; and give it back if none
+ * came for it. Both, and sc_kvm_vm_new, are for one thread. */
+void sc_kvm_vm_begin(const char *path);
+void sc_kvm_vm_forget(void);
 int sc_kvm_vm_new(const char *path, struct sc_bus *bus, struct sc_kvm_vm **vm, struct sc_kvm_error *error);
 void sc_kvm_vm_free(struct sc_kvm_vm *vm); /* after its vCPUs */
 const struct sc_irqchip *sc_kvm_irqchip(const struct sc_kvm_vm *vm);

@@ -39,6 +39,10 @@ struct sc_kvm_vm {
 int kvm_step(int fd, unsigned long request, const void *argument, const char *name, struct sc_kvm_error *error);
 int kvm_fail(struct sc_kvm_error *error, int code, const char *step);
 
+/* A VM without a bus; and the one that sc_kvm_vm_begin made from the device at `path`, NULL if there is none. */
+int kvm_vm_make(const char *path, struct sc_kvm_vm **vm, struct sc_kvm_error *error);
+struct sc_kvm_vm *kvm_vm_take_early(const char *path);
+
 int kvm_open(const char *path, struct sc_kvm_error *error);
 int kvm_create_vm(int device_fd, struct sc_kvm_error *error);
 int kvm_need_irqchip(struct sc_kvm_vm *vm, struct sc_kvm_error *error);

@@ -129,13 +129,12 @@ static int set_up(struct sc_kvm_vm *vm, const char *path, struct sc_kvm_error *e
     return result < 0 ? result : 0;
 }
 
-int sc_kvm_vm_new(const char *path, struct sc_bus *bus, struct sc_kvm_vm **created, struct sc_kvm_error *error)
+int kvm_vm_make(const char *path, struct sc_kvm_vm **created, struct sc_kvm_error *error)
 {
     struct sc_kvm_vm *vm = calloc(1, sizeof *vm);
     if (!vm)
         return kvm_fail(error, ENOMEM, "memory");
     vm->device_fd = vm->fd = -1;
-    vm->bus = bus;
     vm->irqchip = (struct sc_irqchip){.set = irq_line, .opaque = vm};
     pthread_mutex_init(&vm->lock, NULL);
     kvm_install_kick_signal();
@@ -147,6 +146,15 @@ int sc_kvm_vm_new(const char *path, struct sc_bus *bus, struct sc_kvm_vm **creat
     vm->tsc_deadline = ioctl(vm->device_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
     *created = vm;
     return 0;
+}
+
+int sc_kvm_vm_new(const char *path, struct sc_bus *bus, struct sc_kvm_vm **created, struct sc_kvm_error *error)
+{
+    *created = kvm_vm_take_early(path);
+    int result = *created ? 0 : kvm_vm_make(path, created, error);
+    if (result >= 0)
+        (*created)->bus = bus;
+    return result;
 }
 
 void sc_kvm_vm_free(struct sc_kvm_vm *vm)
