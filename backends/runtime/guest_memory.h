@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SC_MAX_REGIONS 64
+#define SC_MAX_REGIONS 509 /* as many as GET_MAX_MEM_SLOTS promises */
 #define SC_DIRTY_PAGE 4096
 
 struct sc_region {

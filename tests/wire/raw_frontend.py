@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ipc.connection import Frame
 
 TIMEOUT = 10.0
+F_VERSION_1 = 32
+F_BLK_CONFIG_WCE = 11  # without it a disk takes no SET_CONFIG
 MIB = 1 << 20
 USER = 0x7F00_0000_0000
 LOW = (0, MIB, USER, 0)  # guest address, size, user address, offset in the file
@@ -111,8 +113,9 @@ class RawFrontend:
         self.protocol = protocol & ~without
         self.send(wire.SET_PROTOCOL_FEATURES, self.protocol)
         self.send(wire.SET_OWNER)
-        wanted = 1 << 32 | wire.bits(wire.F_PROTOCOL_FEATURES) if features is None else features
-        self.send(wire.SET_FEATURES, wanted & offered)
+        if features is None:
+            features = 1 << F_VERSION_1 | 1 << F_BLK_CONFIG_WCE | wire.bits(wire.F_PROTOCOL_FEATURES)
+        self.send(wire.SET_FEATURES, features & offered)
 
     def map_ram(self, ram: int, *regions: tuple[int, int, int, int]) -> None:
         regions = regions or (LOW, NEXT, HIGH)
