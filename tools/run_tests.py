@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,20 +14,27 @@ from pathlib import Path
 
 from tools.paths import ROOT
 
+WIRE_OF_ANY_BACKEND = tuple(f"tests/wire/test_server_{name}.py" for name in ("memory", "messages", "rings", "sessions"))
+DISK = "--blk-file={directory}/disk.img --num-queues=4"
+DISK_BYTES = 8 << 20
 NO_TESTS = 5  # pytest's exit status when it collected nothing
 
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that may run in one pytest. `parallel`: spread over processes."""
+    """Layers that may run in one pytest. `parallel`: spread over processes. `tests` and `options`: instead of all."""
 
     layers: tuple[str, ...]
     parallel: bool
+    tests: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 GROUPS = (
     Group(("unit", "wire", "device", "security"), True),
     Group(("guest", "interop", "faults"), True),
+    # Conformance: what every backend must pass, against the disk as the program that others start.
+    Group(("wire",), False, WIRE_OF_ANY_BACKEND, (f"--vhost-user-backend={sys.executable} -m backends.blk {DISK}",)),
     Group(("perf",), False),
 )
 
@@ -56,20 +64,24 @@ def main() -> int:
     for group in GROUPS:
         layers = [layer for layer in group.layers if not arguments.layers or layer in arguments.layers]
         if layers:
-            options = ["--long"] if arguments.long else []
-            worst = max(worst, run_group(layers, arguments.jobs if group.parallel else 0, options, total))
+            tests = list(group.tests) or [f"tests/{layer}" for layer in layers]
+            options = [*group.options, *(["--long"] if arguments.long else [])]
+            print(f"=== {' '.join([*layers, *group.options])}", flush=True)
+            worst = max(worst, run_tests(tests, arguments.jobs if group.parallel else 0, options, total))
     print(f"all layers took {time.monotonic() - began:.0f} s", flush=True)
     print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped", flush=True)
     return worst
 
 
-def run_group(layers: list[str], jobs: int, options: list[str], total: Total) -> int:
-    """One pytest over `layers`; returns its exit status, 0 when it found no tests."""
-    print(f"=== {' '.join(layers)}", flush=True)
+def run_tests(tests: list[str], jobs: int, options: list[str], total: Total) -> int:
+    """One pytest over `tests`; returns its exit status, 0 when it found none."""
     with tempfile.TemporaryDirectory() as name:
-        report = Path(name) / "report.xml"
-        command = [sys.executable, "-m", "pytest", *(f"tests/{layer}" for layer in layers), "-q"]
-        command += [f"--junitxml={report}", *options, *(["-n", str(jobs)] if jobs > 1 else [])]
+        report, disk = Path(name) / "report.xml", Path(name) / "disk.img"
+        disk.touch()
+        os.truncate(disk, DISK_BYTES)
+        command = [sys.executable, "-m", "pytest", *tests, "-q", f"--junitxml={report}"]
+        command += [option.format(directory=name) for option in options]
+        command += ["-n", str(jobs)] if jobs > 1 else []
         status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode
         if report.exists():
             total.add(report)
