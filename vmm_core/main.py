@@ -87,6 +87,7 @@ class _Runner:
         if self._spawner is not None:
             from vmm_core.storage import start_backends
 
+            self._spawner.release()
             start_backends(vm.disks, self._spawner)
         if "vmm_core.accel.kvm.warm" in sys.modules:
             from vmm_core.accel.kvm import warm
@@ -138,13 +139,13 @@ class _Runner:
             self._listeners.append((monitor, listener))
 
     def _start_spawner(self) -> None:
-        """As late as the filter allows: the spawner's own start takes a whole CPU for longer than ours takes."""
+        """Held until the guest runs; not started then, for by that time the filter is in force."""
         from vmm_core.config.records import BlkDevice
 
         if any(isinstance(device, BlkDevice) for device in self._config.devices):
             from vmm_core.supervisor.spawner import Spawner
 
-            self._spawner = Spawner(self._loop, ["blk"])
+            self._spawner = Spawner(self._loop, ["blk"], held=True)
 
     def _open_chardevs(self, vm: Vm) -> None:
         for config in self._config.chardevs:

@@ -10,7 +10,6 @@ import sys
 BARE = set(sys.modules)
 
 import os  # noqa: E402 - after the look at what an interpreter has by itself
-import sysconfig  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ def _entry(module: ModuleType) -> Entry | None:
 
 def main(target: str) -> int:
     """Write the image at `target`, by a bare interpreter."""
+    import sysconfig
+
     from tools.paths import ROOT
 
     program = PROGRAM.format(root=str(ROOT), packages=sysconfig.get_path("platlib"), target=target)

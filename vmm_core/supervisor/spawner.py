@@ -36,6 +36,8 @@ sys.path[:0] = {paths!r}
 from backends.runtime.spawner import main
 sys.exit(main(3, 4, {kinds!r}))
 """
+# A held program waits for a line on its lifeline, or goes when that ends.
+HELD = ["/bin/sh", "-c", 'read -r _ <&4 && exec "$0" "$@"']
 # Neither names nor numbers of the core's environment are any of a backend's business. One malloc arena: less memory.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 SIGTERM = 15
@@ -43,9 +45,12 @@ LEAVE_LIMIT, TERM_LIMIT = 1.0, 0.5  # seconds for backends to end by themselves,
 
 
 class Spawner:
-    """Methods are for the event loop's thread. `close` ends everything that was started."""
+    """Methods are for the event loop's thread. `close` ends everything that was started.
 
-    def __init__(self, loop: EventLoop, kinds: Sequence[str]) -> None:
+    A `held` one is started, but begins only on `release`: it takes a CPU for longer than the core's own start does.
+    """
+
+    def __init__(self, loop: EventLoop, kinds: Sequence[str], *, held: bool = False) -> None:
         self._loop = loop
         self._backends: dict[int, BackendProcess] = {}
         self._next_id = 1
@@ -53,10 +58,17 @@ class Spawner:
         self.keeper_pid = 0
         self._keeper_pidfd = -1
         self._log = LogPipe("spawner", loop)
-        self._socket, self._lifeline, starter = _start(kinds, self._log.take_end())
+        self._socket, self._lifeline, starter = _start(kinds, self._log.take_end(), held)
         self._starter_pid, self._starter_pidfd = starter, os.pidfd_open(starter)
         loop.add(self._starter_pidfd, READ, self._starter_ended)
         loop.add(self._socket.fileno(), READ, self._readable)
+
+    def release(self) -> None:
+        """Let a held spawner begin; the kernel allows it even to a core that may start nothing any more."""
+        try:
+            os.write(self._lifeline, b"\n")
+        except OSError:
+            pass  # it has ended, and its socket says so
 
     def start_backend(
         self,
@@ -231,7 +243,7 @@ def _readable_within(fds: Sequence[int], seconds: float) -> None:
     poller.poll(seconds * 1000)
 
 
-def _start(kinds: Sequence[str], log_end: int) -> tuple[socket, int, int]:
+def _start(kinds: Sequence[str], log_end: int, held: bool) -> tuple[socket, int, int]:
     """Start the program; returns (our end of its socket, the keeper's lifeline, its pid). Takes `log_end` over."""
     lib.sc_adopt_orphans()  # the keeper is to be seen as ours, by ps and by whoever adds up what this VM uses
     ours, theirs = spawn.channel()
@@ -241,10 +253,12 @@ def _start(kinds: Sequence[str], log_end: int) -> tuple[socket, int, int]:
     paths = [ROOT, *(path for path in sys.path if path.endswith("-packages"))]
     actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
     wanted = ((high[0], 1), (high[0], 2), (high[1], 3), (high[2], 4))
+    program = [sys.executable, "-I", "-S", "-c", PROGRAM.format(paths=paths, kinds=list(kinds))]
+    words = HELD + program if held else program
     try:
         pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", "-c", PROGRAM.format(paths=paths, kinds=list(kinds))],
+            words[0],
+            words,
             ENVIRONMENT,
             file_actions=[*actions, *((os.POSIX_SPAWN_DUP2, source, target) for source, target in wanted)],
             setsid=True,  # a terminal's Ctrl-C and hang-up are for the core to deal with
