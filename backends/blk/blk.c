@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -93,12 +94,12 @@ static int start_worker(struct sc_worker *worker)
     return result;
 }
 
-int sc_blk_start(struct sc_blk *blk)
+static int start_workers(struct sc_blk *blk)
 {
-    for (uint32_t i = 0; i < blk->options.workers; i++) {
+    int result = 0;
+    for (uint32_t i = 0; i < blk->options.workers && result == 0; i++) {
         struct sc_worker *worker = &blk->workers[i];
-        worker->blk = blk;
-        worker->open_result = 1;
+        *worker = (struct sc_worker){.blk = blk, .open_result = 1};
         worker->control_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (worker->control_fd < 0)
             return -errno;
@@ -106,11 +107,9 @@ int sc_blk_start(struct sc_blk *blk)
         pthread_cond_init(&worker->changed, NULL);
         for (uint32_t queue = i; queue < blk->options.queues; queue += blk->options.workers)
             worker->queues[worker->queue_count++] = queue;
-        int result = start_worker(worker);
-        if (result < 0)
-            return result;
+        result = start_worker(worker);
     }
-    return 0;
+    return result;
 }
 
 static void wake(struct sc_worker *worker)
@@ -124,7 +123,7 @@ void sc_blk_pause(struct sc_blk *blk)
 {
     for (uint32_t i = 0; i < blk->options.workers; i++) {
         struct sc_worker *worker = &blk->workers[i];
-        if (!worker->running)
+        if (!worker->running || worker->open_result < 0)
             continue;
         pthread_mutex_lock(&worker->mutex);
         __atomic_store_n(&worker->pause, true, __ATOMIC_RELEASE);
@@ -156,15 +155,43 @@ static void stop_worker(struct sc_worker *worker)
     pthread_mutex_unlock(&worker->mutex);
     wake(worker);
     pthread_join(worker->thread, NULL);
+    worker->running = false;
     close(worker->control_fd);
+}
+
+static void stop_workers(struct sc_blk *blk)
+{
+    for (uint32_t i = 0; i < blk->options.workers; i++)
+        if (blk->workers[i].running)
+            stop_worker(&blk->workers[i]);
+}
+
+static bool asynchronous(const struct sc_blk *blk)
+{
+    return blk->engine == &sc_engine_uring || blk->engine == &sc_engine_aio;
+}
+
+/* Kernels, containers and limits of locked memory may refuse a ring; a disk served by threads is better than none. */
+int sc_blk_start(struct sc_blk *blk)
+{
+    int result = start_workers(blk);
+    if (result == 0 || !asynchronous(blk))
+        return result;
+    char line[160];
+    int length = snprintf(line, sizeof(line), "aio=%s is not to be had here (%s): threads do it\n", blk->engine->name,
+                          strerror(-result));
+    stop_workers(blk);
+    blk->engine = &sc_engine_threads;
+    result = start_workers(blk);
+    if (result == 0 && write(STDERR_FILENO, line, (size_t)length) < 0)
+        return 0; /* nobody reads the log */
+    return result;
 }
 
 void sc_blk_free(struct sc_blk *blk)
 {
     sc_blk_pause(blk);
-    for (uint32_t i = 0; i < blk->options.workers; i++)
-        if (blk->workers[i].running)
-            stop_worker(&blk->workers[i]);
+    stop_workers(blk);
     for (uint32_t i = 0; i < blk->options.queues; i++)
         if (blk->requests[i])
             munmap(blk->requests[i], blk->options.queue_size * sizeof(struct sc_blk_request));

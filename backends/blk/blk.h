@@ -96,7 +96,8 @@ struct sc_blk_options {
     bool detect_zeroes;
     bool detect_zeroes_unmap;
     char serial[20];
-    uint32_t poll_ns; /* longest busy wait before sleeping */
+    uint32_t poll_ns;     /* longest busy wait before sleeping */
+    char thread_name[16]; /* of the workers; empty: the process's */
 };
 
 struct sc_blk {
@@ -112,10 +113,10 @@ struct sc_blk {
     bool writethrough;
     bool no_punch, no_zero;
     pthread_mutex_t exclusive; /* held while a part of a block is replaced */
-    bool exclusive_wanted;     /* nobody takes new requests */
-    uint64_t total_in_flight;
+    bool exclusive_wanted;     /* nobody begins new requests */
+    uint64_t total_in_flight;  /* kept with direct I/O only */
     uint64_t last_log;
-    uint32_t log_tokens;
+    int32_t log_tokens;
 };
 
 /* Control, from one thread. All return 0 or -errno. */
@@ -140,8 +141,13 @@ uint64_t sc_now(void);
 void *sc_worker_main(void *argument);
 void sc_blk_begin(struct sc_worker *worker, struct sc_blk_request *request);
 void sc_blk_complete(struct sc_worker *worker, struct sc_blk_request *request);
+/* The same for an asynchronous `result`; what was interrupted or cut short is done again, on the spot. */
+void sc_blk_finish(struct sc_worker *worker, struct sc_blk_request *request, int64_t result);
 void sc_blk_log(struct sc_blk *blk, const struct sc_blk_request *request, int error);
 int64_t sc_blk_execute(struct sc_blk *blk, struct sc_blk_request *request);
+/* Count a request as one that a replacement of parts of blocks must wait for, and no longer. */
+void sc_exclusive_enter(struct sc_worker *worker);
+void sc_exclusive_leave(struct sc_blk *blk);
 int64_t sc_throttle_wait(struct sc_throttle *throttle, uint64_t now);
 /* Make a request fit direct I/O's alignment; true when it has been executed on the way (`result` is set). */
 bool sc_bounce_prepare(struct sc_worker *worker, struct sc_blk_request *request);

@@ -52,6 +52,7 @@ struct sc_blk_options {
     bool read_only, discard, detect_zeroes, detect_zeroes_unmap;
     char serial[20];
     uint32_t poll_ns;
+    char thread_name[16];
 };
 struct sc_blk;
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 ENGINES = ("io_uring", "native", "threads", "off", "null")
 MAX_QUEUES, MAX_QUEUE_SIZE, MIN_QUEUE_SIZE = 32, 1024, 2
 SERIAL_BYTES = 20
+THREAD_NAME_BYTES = 15
+MAX_IOPS = 1_000_000_000
 LOG_ALL = 26
 INFLIGHT_SHMFD = 12
 POLL_NANOSECONDS = 20_000
@@ -100,15 +102,12 @@ class BlkDevice(Device):
     def replace_regions(self, regions: list[MemoryRegion]) -> None:
         try:
             with self._paused():
-                lib.sc_memory_clear(self._memory)
-                for region in regions:
-                    result = lib.sc_memory_add(
-                        self._memory, region.gpa, region.size, region.user_address, region.fd, region.offset
-                    )
-                    check(result, "memory region")
-                for index, ring in enumerate(self._rings):
-                    if ring.addresses is not None:
-                        self._translate(index, *ring.addresses)
+                try:
+                    self._map_all(regions)
+                except DeviceError:
+                    for index in range(self.num_queues):  # whose addresses lead nowhere now
+                        self._stop_ring(index)
+                    raise
         finally:
             for region in regions:
                 os.close(region.fd)
@@ -235,6 +234,8 @@ class BlkDevice(Device):
             raise DeviceError(f"num-queues={self.num_queues}: must be 1 to {MAX_QUEUES}")
         if not MIN_QUEUE_SIZE <= self.max_queue_size <= MAX_QUEUE_SIZE:
             raise DeviceError(f"queue-size={self.max_queue_size}: must be {MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}")
+        if not 0 <= int(options.get("iops", 0)) <= MAX_IOPS:
+            raise DeviceError(f"iops={options['iops']}: must be 0 to {MAX_IOPS}")
         if len(str(options.get("serial", "")).encode()) > SERIAL_BYTES:
             raise DeviceError(f"serial: at most {SERIAL_BYTES} bytes")
 
@@ -255,7 +256,8 @@ class BlkDevice(Device):
         settings = ffi.new("struct sc_blk_options *")
         settings.engine, settings.fd, settings.size = engine, self._fd, self._size
         settings.alignment, settings.queues, settings.queue_size = self._alignment, self.num_queues, self.max_queue_size
-        settings.workers = min(self.num_queues, os.cpu_count() or 1, 4)
+        settings.workers = 1 if options.get("iothread") else min(self.num_queues, os.cpu_count() or 1, 4)
+        settings.thread_name = str(options.get("iothread") or "").encode()[:THREAD_NAME_BYTES]
         settings.iops = int(options.get("iops", 0))
         settings.read_only, settings.discard = self._read_only, self._discard
         settings.detect_zeroes, settings.detect_zeroes_unmap = zeroes != "off", zeroes == "unmap"
@@ -286,6 +288,13 @@ class BlkDevice(Device):
         flush = self._acked >> layout.F_FLUSH & 1
         lib.sc_blk_set_writethrough(self._blk, not flush or not self._wce)
 
+    def _map_all(self, regions: list[MemoryRegion]) -> None:
+        lib.sc_memory_clear(self._memory)
+        for gpa, size, user_address, fd, offset in regions:
+            check(lib.sc_memory_add(self._memory, gpa, size, user_address, fd, offset), "memory region")
+        for index, ring in enumerate(self._rings):
+            self._follow(index, ring)
+
     def _translate(self, index: int, flags: int, desc: int, used: int, avail: int, log: int) -> None:
         queue = lib.sc_blk_queue(self._blk, index)
         descriptors, driver, device = _ring_lengths(queue.size, queue.packed)
@@ -293,6 +302,11 @@ class BlkDevice(Device):
         queue.driver, _ = self._user(avail, driver)
         queue.device, queue.device_gpa = self._user(used, device)
         queue.log_used, queue.log_used_gpa = bool(flags & LOG_FLAG), log
+
+    def _follow(self, index: int, ring: _Ring) -> None:
+        """After memory moved: a ring that runs must still be there; one that does not is looked for when it starts."""
+        if ring.addresses is not None and lib.sc_blk_queue(self._blk, index).ready:
+            self._translate(index, *ring.addresses)
 
     def _user(self, address: int, length: int) -> tuple[Any, int]:
         gpa = ffi.new("uint64_t *")
@@ -303,8 +317,10 @@ class BlkDevice(Device):
 
     def _start_ring(self, index: int) -> None:
         queue = lib.sc_blk_queue(self._blk, index)
-        if self._rings[index].addresses is None or queue.size == 0:
+        addresses = self._rings[index].addresses
+        if addresses is None or queue.size == 0:
             raise DeviceError(f"ring {index} has no size or addresses")
+        self._translate(index, *addresses)  # memory may have been mapped anew since they were set
         check(lib.sc_vq_start(queue, self._rings[index].base), f"ring {index}")
         queue.ready = True
         lib.sc_vq_call(queue)  # a driver whose backend was replaced may wait for an interrupt that died with it

@@ -30,13 +30,20 @@ struct sc_pool {
 static int open_aio(struct sc_worker *worker)
 {
     struct sc_pool *state = calloc(1, sizeof(*state));
-    worker->completion_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (!state || worker->completion_fd < 0)
+    if (!state)
         return -ENOMEM;
+    worker->completion_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (worker->completion_fd < 0 || syscall(SYS_io_setup, MAX_EVENTS, &state->context) < 0) {
+        int result = -errno;
+        if (worker->completion_fd >= 0)
+            close(worker->completion_fd);
+        free(state);
+        return result;
+    }
     for (unsigned i = 0; i < MAX_EVENTS; i++)
         state->free[state->free_count++] = &state->blocks[i];
     worker->pool = state;
-    return syscall(SYS_io_setup, MAX_EVENTS, &state->context) < 0 ? -errno : 0;
+    return 0;
 }
 
 static void close_aio(struct sc_worker *worker)
@@ -110,8 +117,7 @@ static void reap_aio(struct sc_worker *worker)
     for (long i = 0; i < count; i++) {
         struct sc_blk_request *request = (struct sc_blk_request *)(uintptr_t)events[i].data;
         state->free[state->free_count++] = (struct iocb *)(uintptr_t)events[i].obj;
-        request->result = events[i].res;
-        sc_blk_complete(worker, request);
+        sc_blk_finish(worker, request, events[i].res);
     }
 }
 

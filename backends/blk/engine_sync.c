@@ -24,27 +24,6 @@ struct sc_pool {
     bool stop;
 };
 
-static void use_bounce(struct sc_blk_request *request, struct iovec **iov, uint32_t *count)
-{
-    *iov = request->iov;
-    *count = request->iov_count;
-    if (request->bounce) {
-        request->iov = &request->bounce_iov;
-        request->iov_count = 1;
-    }
-}
-
-static int64_t execute(struct sc_blk *blk, struct sc_blk_request *request)
-{
-    struct iovec *iov;
-    uint32_t count;
-    use_bounce(request, &iov, &count);
-    int64_t result = sc_blk_execute(blk, request);
-    request->iov = iov;
-    request->iov_count = count;
-    return result;
-}
-
 static void *pool_main(void *argument)
 {
     struct sc_pool *pool = argument;
@@ -60,7 +39,7 @@ static void *pool_main(void *argument)
         if (!pool->jobs)
             pool->jobs_tail = &pool->jobs;
         pthread_mutex_unlock(&pool->mutex);
-        request->result = execute(pool->blk, request);
+        request->result = sc_blk_execute(pool->blk, request);
         pthread_mutex_lock(&pool->mutex);
         bool first = !pool->done;
         request->next = pool->done;
@@ -83,24 +62,7 @@ static void close_off(struct sc_worker *worker)
     close(worker->completion_fd);
 }
 
-static int open_pool(struct sc_worker *worker)
-{
-    int result = open_off(worker);
-    struct sc_pool *pool = result < 0 ? NULL : calloc(1, sizeof(*pool));
-    if (!pool)
-        return result < 0 ? result : -ENOMEM;
-    pool->blk = worker->blk;
-    pool->jobs_tail = &pool->jobs;
-    pool->completion_fd = worker->completion_fd;
-    pthread_mutex_init(&pool->mutex, NULL);
-    pthread_cond_init(&pool->more, NULL);
-    worker->pool = pool;
-    for (; pool->started < POOL_THREADS && result == 0; pool->started++)
-        result = -pthread_create(&pool->threads[pool->started], NULL, pool_main, pool);
-    return result;
-}
-
-static void close_pool(struct sc_worker *worker)
+static void stop_pool(struct sc_worker *worker)
 {
     struct sc_pool *pool = worker->pool;
     pthread_mutex_lock(&pool->mutex);
@@ -111,6 +73,29 @@ static void close_pool(struct sc_worker *worker)
         pthread_join(pool->threads[i], NULL);
     free(pool);
     close_off(worker);
+}
+
+static int open_pool(struct sc_worker *worker)
+{
+    int result = open_off(worker);
+    struct sc_pool *pool = result < 0 ? NULL : calloc(1, sizeof(*pool));
+    if (!pool && result == 0)
+        close_off(worker);
+    if (!pool)
+        return result < 0 ? result : -ENOMEM;
+    pool->blk = worker->blk;
+    pool->jobs_tail = &pool->jobs;
+    pool->completion_fd = worker->completion_fd;
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->more, NULL);
+    worker->pool = pool;
+    while (pool->started < POOL_THREADS && result == 0) {
+        result = -pthread_create(&pool->threads[pool->started], NULL, pool_main, pool);
+        pool->started += result == 0;
+    }
+    if (result < 0)
+        stop_pool(worker);
+    return result;
 }
 
 static void submit_pool(struct sc_worker *worker, struct sc_blk_request *request)
@@ -142,7 +127,7 @@ static void reap_pool(struct sc_worker *worker)
 
 static void submit_off(struct sc_worker *worker, struct sc_blk_request *request)
 {
-    request->result = execute(worker->blk, request);
+    request->result = sc_blk_execute(worker->blk, request);
     sc_blk_complete(worker, request);
 }
 
@@ -183,7 +168,7 @@ const struct sc_engine sc_engine_null = {
 const struct sc_engine sc_engine_threads = {
     .name = "threads",
     .open = open_pool,
-    .close = close_pool,
+    .close = stop_pool,
     .submit = submit_pool,
     .flush = nothing,
     .reap = reap_pool,

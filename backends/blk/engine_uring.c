@@ -186,11 +186,9 @@ static void flush(struct sc_worker *worker)
 static void complete(struct sc_worker *worker, struct sc_blk_request *request, int result)
 {
     bool range = request->operation == SC_OP_ZERO || request->operation == SC_OP_DISCARD;
-    bool again = (range && (result == -EOPNOTSUPP || result == -EINVAL)) || result == -EAGAIN || result == -EINTR;
-    bool cut = result > 0 && !range && (uint64_t)result < request->length && !request->bounce;
-    /* A transfer cut short is done once more on the spot: that tells the file's end from a full disk. */
-    request->result = again || cut ? sc_blk_execute(worker->blk, request) : result;
-    sc_blk_complete(worker, request);
+    if (range && (result == -EOPNOTSUPP || result == -EINVAL))
+        result = -EAGAIN; /* the fallbacks are where it is done on the spot */
+    sc_blk_finish(worker, request, result);
 }
 
 static void rearm(struct sc_worker *worker, uint64_t data)

@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -39,9 +40,11 @@ static int64_t transfer(struct sc_blk *blk, bool write, void *buffer, uint64_t l
 
 static int64_t transfer_iov(struct sc_blk *blk, const struct sc_blk_request *request)
 {
+    const struct iovec *iov = request->bounce ? &request->bounce_iov : request->iov;
+    uint32_t parts = request->bounce ? 1 : request->iov_count;
     uint64_t done = 0;
-    for (uint32_t i = 0; i < request->iov_count; i++) {
-        const struct iovec *part = &request->iov[i];
+    for (uint32_t i = 0; i < parts; i++) {
+        const struct iovec *part = &iov[i];
         int64_t count =
             transfer(blk, request->operation == SC_OP_WRITE, part->iov_base, part->iov_len, request->offset + done);
         if (count < 0)
@@ -141,26 +144,67 @@ static void copy(const struct sc_blk_request *request, uint64_t position, uint8_
     }
 }
 
-/* Nobody else has anything in flight when this returns; our own completions are taken while we wait. */
+/* Somebody else has to get on; our own completions are taken meanwhile, for he may wait for just those. */
+static void give_way(struct sc_worker *worker)
+{
+    worker->blk->engine->reap(worker);
+    sched_yield();
+}
+
+static bool exclusive_wanted(struct sc_blk *blk)
+{
+    return __atomic_load_n(&blk->exclusive_wanted, __ATOMIC_SEQ_CST);
+}
+
+void sc_exclusive_enter(struct sc_worker *worker)
+{
+    struct sc_blk *blk = worker->blk;
+    __atomic_fetch_add(&blk->total_in_flight, 1, __ATOMIC_SEQ_CST);
+    while (exclusive_wanted(blk)) { /* it became so after we were counted, or before: let him go first */
+        sc_exclusive_leave(blk);
+        blk->engine->flush(worker);
+        while (exclusive_wanted(blk))
+            give_way(worker);
+        __atomic_fetch_add(&blk->total_in_flight, 1, __ATOMIC_SEQ_CST);
+    }
+}
+
+void sc_exclusive_leave(struct sc_blk *blk)
+{
+    __atomic_fetch_sub(&blk->total_in_flight, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Nobody has anything in flight when this returns. Our own request does not count: another worker may be here, too. */
 static void lock_exclusive(struct sc_worker *worker)
 {
     struct sc_blk *blk = worker->blk;
     blk->engine->flush(worker);
-    while (pthread_mutex_trylock(&blk->exclusive) != 0) {
-        blk->engine->reap(worker);
-        sched_yield();
-    }
+    sc_exclusive_leave(blk);
+    while (pthread_mutex_trylock(&blk->exclusive) != 0)
+        give_way(worker);
     __atomic_store_n(&blk->exclusive_wanted, true, __ATOMIC_SEQ_CST);
-    while (__atomic_load_n(&blk->total_in_flight, __ATOMIC_SEQ_CST) > 1) {
-        blk->engine->reap(worker);
-        sched_yield();
-    }
+    while (__atomic_load_n(&blk->total_in_flight, __ATOMIC_SEQ_CST) > 0)
+        give_way(worker);
+    __atomic_fetch_add(&blk->total_in_flight, 1, __ATOMIC_SEQ_CST);
 }
 
 static void unlock_exclusive(struct sc_blk *blk)
 {
     __atomic_store_n(&blk->exclusive_wanted, false, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&blk->exclusive);
+}
+
+/* A file need not end where a block does: what a whole block has added to it is cut off again. */
+static int64_t write_blocks(struct sc_blk *blk, void *buffer, uint64_t blocks, uint64_t start, uint64_t end)
+{
+    int64_t result = transfer(blk, true, buffer, blocks, start);
+    struct stat status;
+    if (result < 0 || end == start + blocks || fstat(blk->options.fd, &status) < 0)
+        return result;
+    if (S_ISREG(status.st_mode) && (uint64_t)status.st_size == start + blocks &&
+        ftruncate(blk->options.fd, (off_t)end) < 0)
+        return -errno;
+    return result;
 }
 
 /* Chunk by chunk through an aligned buffer, whole blocks at a time. */
@@ -178,12 +222,17 @@ static int64_t execute_bounced(struct sc_blk *blk, struct sc_blk_request *reques
         if (run > MAX_BOUNCE - (offset - start))
             run = MAX_BOUNCE - (offset - start);
         uint64_t blocks = (offset - start + run + mask) & ~mask;
+        uint64_t end = start + blocks;
         bool partial = start != offset || blocks != run;
         if (!write || partial)
             result = transfer(blk, false, buffer, blocks, start);
         if (result >= 0 && write) {
+            if (partial && (uint64_t)result < blocks) {
+                memset(buffer + result, 0, blocks - (uint64_t)result);
+                end = (uint64_t)result > offset - start + run ? start + (uint64_t)result : offset + run;
+            }
             copy(request, done, buffer + (offset - start), run, true);
-            result = transfer(blk, true, buffer, blocks, start);
+            result = write_blocks(blk, buffer, blocks, start, end);
         } else if (result >= 0)
             copy(request, done, buffer + (offset - start), run, false);
         if (result >= 0 && (uint64_t)result < offset - start + run)

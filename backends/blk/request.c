@@ -236,7 +236,7 @@ void sc_blk_begin(struct sc_worker *worker, struct sc_blk_request *request)
     struct sc_virtqueue *vq = request->vq;
     vq->stats.requests++;
     if (!take_status(request)) {
-        sc_vq_break(vq, -EINVAL); /* nowhere to say what happened */
+        sc_vq_break(vq, -EPROTO); /* nowhere to say what happened */
         request->next = blk->free[vq->index];
         blk->free[vq->index] = request;
         return;
@@ -250,7 +250,8 @@ void sc_blk_begin(struct sc_worker *worker, struct sc_blk_request *request)
     request->bounce = NULL;
     worker->in_flight++;
     vq->stats.in_flight++;
-    __atomic_fetch_add(&blk->total_in_flight, 1, __ATOMIC_RELAXED);
+    if (blk->options.alignment > 1)
+        sc_exclusive_enter(worker);
     if (blk->options.alignment > 1 && sc_bounce_prepare(worker, request))
         sc_blk_complete(worker, request);
     else
@@ -262,7 +263,8 @@ void sc_blk_complete(struct sc_worker *worker, struct sc_blk_request *request)
     struct sc_virtqueue *vq = request->vq;
     worker->in_flight--;
     vq->stats.in_flight--;
-    __atomic_fetch_sub(&worker->blk->total_in_flight, 1, __ATOMIC_RELAXED);
+    if (worker->blk->options.alignment > 1)
+        sc_exclusive_leave(worker->blk);
     bool transfer = request->operation == SC_OP_READ || request->operation == SC_OP_WRITE;
     if (request->bounce)
         sc_bounce_finish(request);
@@ -280,6 +282,16 @@ void sc_blk_complete(struct sc_worker *worker, struct sc_blk_request *request)
     answer(worker, request, error ? S_IOERR : S_OK);
 }
 
+void sc_blk_finish(struct sc_worker *worker, struct sc_blk_request *request, int64_t result)
+{
+    bool transfer = request->operation == SC_OP_READ || request->operation == SC_OP_WRITE;
+    bool again = result == -EAGAIN || result == -EINTR;
+    /* Once more tells the file's end from a full disk; no system call moves more than 2 GiB. */
+    bool cut = transfer && result > 0 && (uint64_t)result < request->length;
+    request->result = again || cut ? sc_blk_execute(worker->blk, request) : result;
+    sc_blk_complete(worker, request);
+}
+
 /* One line on standard error, a few times a second at most: the guest decides how often this happens. */
 void sc_blk_log(struct sc_blk *blk, const struct sc_blk_request *request, int error)
 {
@@ -289,9 +301,8 @@ void sc_blk_log(struct sc_blk *blk, const struct sc_blk_request *request, int er
         __atomic_store_n(&blk->last_log, now, __ATOMIC_RELAXED);
         __atomic_store_n(&blk->log_tokens, LOGS_PER_SECOND, __ATOMIC_RELAXED);
     }
-    if (__atomic_load_n(&blk->log_tokens, __ATOMIC_RELAXED) == 0)
+    if (__atomic_fetch_sub(&blk->log_tokens, 1, __ATOMIC_RELAXED) <= 0)
         return;
-    __atomic_fetch_sub(&blk->log_tokens, 1, __ATOMIC_RELAXED);
     char line[200];
     int length = snprintf(line, sizeof(line), "%s of %llu bytes at %llu failed: %s\n", names[request->operation],
                           (unsigned long long)request->length, (unsigned long long)request->offset, strerror(error));

@@ -5,7 +5,7 @@
  */
 #include "blk.h"
 
-#define MAX_CREDIT 5000000u /* nanoseconds */
+#define MAX_CREDIT 10000000u /* nanoseconds; as long as a thread may have to wait for its turn on a busy CPU */
 
 /* Take one request's turn: 0, or the nanoseconds until there is one. */
 int64_t sc_throttle_wait(struct sc_throttle *throttle, uint64_t now)

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "blk.h"
@@ -145,6 +146,8 @@ static void park(struct sc_worker *worker)
 void *sc_worker_main(void *argument)
 {
     struct sc_worker *worker = argument;
+    if (worker->blk->options.thread_name[0]) /* before the engine is open: its threads inherit the name */
+        prctl(PR_SET_NAME, worker->blk->options.thread_name);
     int result = worker->blk->engine->open(worker);
     pthread_mutex_lock(&worker->mutex);
     worker->open_result = result;

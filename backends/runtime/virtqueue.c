@@ -5,6 +5,7 @@
 #include "virtqueue.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,8 +16,31 @@ static void signal_eventfd(int fd)
         return; /* the counter is full: whoever waits has been told often enough */
 }
 
+static const char *reason(int error)
+{
+    switch (error) {
+    case -EFAULT:
+        return "a buffer outside of guest memory";
+    case -E2BIG:
+        return "a request of too many buffers or bytes";
+    case -ELOOP:
+        return "a chain that loops";
+    case -EOVERFLOW:
+        return "more requests than the ring holds";
+    case -EPROTO:
+        return "a request without room for its status";
+    default:
+        return "descriptors that make no sense";
+    }
+}
+
+/* Said once: a broken ring stays so until it is started anew. */
 int sc_vq_break(struct sc_virtqueue *vq, int error)
 {
+    char line[96];
+    int length = snprintf(line, sizeof(line), "ring %u is broken by its driver: %s\n", vq->index, reason(error));
+    if (!vq->broken && write(STDERR_FILENO, line, (size_t)length) < 0)
+        error = error < 0 ? error : -EIO; /* nobody reads the log any more */
     vq->broken = true;
     vq->stats.errors++;
     signal_eventfd(vq->error_fd);
@@ -27,7 +51,7 @@ int sc_vq_start(struct sc_virtqueue *vq, uint32_t base)
 {
     vq->broken = false;
     vq->signalled_valid = false;
-    vq->batch_count = 0;
+    vq->batch_count = vq->outstanding = 0;
     vq->resubmit_count = vq->resubmit_next = 0;
     vq->inflight_counter = 0;
     vq->notifications_on = true;

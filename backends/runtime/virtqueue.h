@@ -67,6 +67,7 @@ struct sc_virtqueue {
     uint64_t inflight_counter;
     uint16_t batch[SC_MAX_QUEUE_SIZE]; /* split: heads pushed but not published */
     uint16_t batch_count;
+    uint16_t outstanding; /* split: chains taken and not yet published; an honest driver never has more than `size` */
     uint16_t resubmit[SC_MAX_QUEUE_SIZE];
     uint16_t resubmit_count, resubmit_next;
 

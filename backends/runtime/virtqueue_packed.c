@@ -71,12 +71,15 @@ static void clear_region(struct sc_virtqueue *vq)
 static void settle(struct sc_virtqueue *vq)
 {
     struct sc_inflight_packed *region = vq->inflight_packed;
-    if (region->used_idx == region->old_used_idx && region->used_wrap_counter == region->old_used_wrap_counter)
+    if (region->used_idx == region->old_used_idx && region->used_wrap_counter == region->old_used_wrap_counter) {
+        region->free_head = region->old_free_head;
+        if (region->free_head < vq->size)
+            region->desc[region->free_head].inflight = 0; /* taken, but not out of the list: never begun */
         return;
+    }
+    /* Still as the driver made it available: the completion did not get out. It may have been used again meanwhile. */
     uint16_t flags = __atomic_load_n(&slot(vq, region->old_used_idx)->flags, __ATOMIC_ACQUIRE);
-    bool visible =
-        !!(flags & DESC_USED) == !!region->old_used_wrap_counter && !!(flags & DESC_AVAIL) == !!(flags & DESC_USED);
-    if (visible) {
+    if (!is_available(flags, region->old_used_wrap_counter)) {
         uint16_t head = region->free_head;
         for (uint16_t i = 0; i < vq->size && head < vq->size && head != region->old_free_head; i++) {
             region->desc[head].inflight = 0;
@@ -185,8 +188,10 @@ static int remember(struct sc_virtqueue *vq, struct sc_chain *chain, const struc
     region->desc[head].num = count;
     region->desc[head].last = last;
     region->desc[head].counter = vq->inflight_counter++;
+    /* In this order: a crash in between leaves an entry that is in flight and free, which `settle` takes back. */
     __atomic_store_n(&region->desc[head].inflight, 1, __ATOMIC_RELEASE);
-    region->free_head = region->old_free_head = entry;
+    __atomic_store_n(&region->old_free_head, entry, __ATOMIC_RELEASE);
+    __atomic_store_n(&region->free_head, entry, __ATOMIC_RELEASE);
     chain->inflight = head;
     return 0;
 }
@@ -196,7 +201,9 @@ static int replay(struct sc_virtqueue *vq, struct sc_chain *chain)
     const struct sc_inflight_packed *region = vq->inflight_packed;
     uint16_t head = vq->resubmit[vq->resubmit_next++], entry = head;
     chain->inflight = head;
-    chain->slots = region->desc[head].num;
+    chain->slots = __atomic_load_n(&region->desc[head].num, __ATOMIC_RELAXED);
+    if (chain->slots == 0 || chain->slots > vq->size)
+        return -EINVAL;
     for (uint16_t i = 0; i < chain->slots; i++) {
         if (entry >= vq->size)
             return -EINVAL;
@@ -256,10 +263,10 @@ static void forget(struct sc_virtqueue *vq, const struct sc_chain *chain)
 {
     struct sc_inflight_packed *region = vq->inflight_packed;
     struct sc_inflight_packed_entry *head = &region->desc[chain->inflight];
-    head->inflight = 0;
-    region->old_free_head = region->free_head;
-    region->old_used_idx = region->used_idx;
-    region->old_used_wrap_counter = region->used_wrap_counter;
+    __atomic_store_n(&head->inflight, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&region->old_free_head, region->free_head, __ATOMIC_RELEASE);
+    __atomic_store_n(&region->old_used_idx, region->used_idx, __ATOMIC_RELEASE);
+    __atomic_store_n(&region->old_used_wrap_counter, region->used_wrap_counter, __ATOMIC_RELEASE);
 }
 
 void sc_packed_push(struct sc_virtqueue *vq, const struct sc_chain *chain, uint32_t written)
@@ -274,9 +281,10 @@ void sc_packed_push(struct sc_virtqueue *vq, const struct sc_chain *chain, uint3
         struct sc_inflight_packed *region = vq->inflight_packed;
         uint16_t last = region->desc[chain->inflight].last;
         region->desc[last < vq->size ? last : chain->inflight].next = region->free_head;
-        region->free_head = chain->inflight;
-        region->used_idx = next;
-        region->used_wrap_counter = wrap;
+        __atomic_store_n(&region->free_head, chain->inflight, __ATOMIC_RELEASE);
+        __atomic_store_n(&region->used_idx, next, __ATOMIC_RELEASE);
+        __atomic_store_n(&region->used_wrap_counter, wrap, __ATOMIC_RELEASE);
+        __atomic_signal_fence(__ATOMIC_SEQ_CST); /* a crash must find the above before the used descriptor */
     }
     descriptor->id = chain->id;
     descriptor->length = written;

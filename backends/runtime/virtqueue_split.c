@@ -66,7 +66,7 @@ static void recover(struct sc_virtqueue *vq)
         region->desc[head].inflight = 0;
         head = region->desc[head].next;
     }
-    region->used_idx = vq->next_used;
+    __atomic_store_n(&region->used_idx, vq->next_used, __ATOMIC_RELEASE);
     for (uint16_t i = 0; i < vq->size; i++) {
         if (region->desc[i].inflight != 1)
             continue;
@@ -75,8 +75,7 @@ static void recover(struct sc_virtqueue *vq)
             vq->inflight_counter = region->desc[i].counter + 1;
     }
     sc_inflight_sort(vq);
-    if (vq->resubmit_count)
-        vq->next_avail = (uint16_t)(vq->next_used + vq->resubmit_count);
+    vq->next_avail = (uint16_t)(vq->next_used + vq->resubmit_count); /* the front-end may not know where that is */
 }
 
 int sc_split_start(struct sc_virtqueue *vq, uint32_t base)
@@ -147,6 +146,7 @@ static int next_head(struct sc_virtqueue *vq, uint16_t *head)
 {
     if (vq->resubmit_next < vq->resubmit_count) {
         *head = vq->resubmit[vq->resubmit_next++];
+        vq->outstanding++;
         return 1;
     }
     uint16_t waiting = (uint16_t)(load(AVAIL_INDEX(vq)) - vq->next_avail);
@@ -154,10 +154,13 @@ static int next_head(struct sc_virtqueue *vq, uint16_t *head)
         return 0;
     if (waiting > vq->size)
         return -EINVAL;
+    if (vq->outstanding >= vq->size)
+        return -EOVERFLOW;
     *head = __atomic_load_n(&AVAIL_RING(vq)[vq->next_avail % vq->size], __ATOMIC_RELAXED);
     if (*head >= vq->size)
         return -EINVAL;
     vq->next_avail++;
+    vq->outstanding++;
     if (vq->inflight_split) {
         vq->inflight_split->desc[*head].counter = vq->inflight_counter++;
         __atomic_store_n(&vq->inflight_split->desc[*head].inflight, 1, __ATOMIC_RELEASE);
@@ -199,6 +202,7 @@ static void note_batch(struct sc_virtqueue *vq)
             region->desc[vq->batch[i]].inflight = 0;
         __atomic_store_n(&region->used_idx, vq->next_used, __ATOMIC_RELEASE);
     }
+    vq->outstanding = (uint16_t)(vq->outstanding - vq->batch_count);
     vq->batch_count = 0;
 }
 
