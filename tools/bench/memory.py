@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,21 @@ from tools.bench.tiny_kernel import MARK
 
 MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+\s*(.*)$")
 GUEST_RAM_NAMES = ("/memfd:", "/dev/hugepages", "anon_hugepage")
+
+
+SETTLED, QUIET = 0.01, 0.5  # share by which, and seconds in which, a settled VM changes
+
+
+def settled_overhead(pid: int) -> float:
+    """The overhead once it no longer changes: our backends start when the guest already runs."""
+    before = overhead(pid)
+    for _ in range(int(LIMIT / QUIET)):
+        time.sleep(QUIET)
+        now = overhead(pid)
+        if abs(now - before) <= SETTLED * now:
+            return now
+        before = now
+    raise TimeoutError(f"the memory of process {pid} does not settle")
 
 
 def overhead(pid: int) -> float:
@@ -53,7 +69,7 @@ def _measure(command: list[str], mark: bytes, attempts: int) -> float:
     started = Started(command)
     try:
         started.wait_for(mark, LIMIT)
-        return overhead(started.process.pid)
+        return settled_overhead(started.process.pid)
     except TimeoutError:
         if attempts == 1:
             raise
