@@ -28,19 +28,15 @@ static const struct sc_engine *find_engine(const char *name)
     return NULL;
 }
 
-/* Requests are large, for chains may be long; pages that no chain reaches are never touched. */
+/* Requests are large, for chains may be long; pages that no chain reaches are never touched, nor are those of requests
+ * beyond the most that were ever in flight. */
 static int allocate_requests(struct sc_blk *blk, uint32_t index)
 {
     size_t length = blk->options.queue_size * sizeof(struct sc_blk_request);
     void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
         return -ENOMEM;
-    blk->requests[index] = memory;
-    for (uint32_t i = blk->options.queue_size; i > 0; i--) {
-        struct sc_blk_request *request = &blk->requests[index][i - 1];
-        request->next = blk->free[index];
-        blk->free[index] = request;
-    }
+    blk->requests[index] = blk->free[index] = memory;
     return 0;
 }
 

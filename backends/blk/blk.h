@@ -24,7 +24,7 @@ struct sc_worker;
 
 struct sc_blk_request {
     struct sc_virtqueue *vq;
-    struct sc_blk_request *next;
+    struct sc_blk_request *next; /* free one; NULL: the neighbour in memory */
     enum sc_blk_operation operation;
     struct iovec *iov; /* of the data; points into the chain, or at `bounce_iov` */
     uint32_t iov_count;
@@ -105,7 +105,7 @@ struct sc_blk {
     struct sc_memory memory;
     struct sc_virtqueue queues[SC_MAX_QUEUES];
     struct sc_blk_request *requests[SC_MAX_QUEUES]; /* queue_size of each */
-    struct sc_blk_request *free[SC_MAX_QUEUES];
+    struct sc_blk_request *free[SC_MAX_QUEUES];     /* one past the last: there is none */
     struct sc_worker workers[SC_MAX_WORKERS];
     const struct sc_engine *engine;
     struct sc_throttle throttle;
@@ -118,6 +118,11 @@ struct sc_blk {
     uint64_t last_log;
     int32_t log_tokens;
 };
+
+static inline bool sc_blk_has_free(const struct sc_blk *blk, uint32_t queue)
+{
+    return blk->free[queue] != blk->requests[queue] + blk->options.queue_size;
+}
 
 /* Control, from one thread. All return 0 or -errno. */
 struct sc_blk *sc_blk_new(const struct sc_blk_options *options);

@@ -31,9 +31,8 @@ static bool serves(const struct sc_virtqueue *vq)
 static bool serve_queue(struct sc_worker *worker, struct sc_virtqueue *vq, int64_t *delay)
 {
     struct sc_blk *blk = worker->blk;
-    struct sc_blk_request **free_list = &blk->free[vq->index];
     bool any = false;
-    for (uint32_t budget = vq->size; budget > 0 && *free_list; budget--) {
+    for (uint32_t budget = vq->size; budget > 0 && sc_blk_has_free(blk, vq->index); budget--) {
         if (__atomic_load_n(&blk->exclusive_wanted, __ATOMIC_SEQ_CST) || !sc_vq_has_available(vq))
             break;
         int64_t left = sc_throttle_wait(&blk->throttle, blk->throttle.interval ? sc_now() : 0);
@@ -41,11 +40,11 @@ static bool serve_queue(struct sc_worker *worker, struct sc_virtqueue *vq, int64
             *delay = left;
             break;
         }
-        struct sc_blk_request *request = *free_list;
+        struct sc_blk_request *request = blk->free[vq->index];
         request->vq = vq;
         if (sc_vq_pop(vq, &request->chain) <= 0)
             break;
-        *free_list = request->next;
+        blk->free[vq->index] = request->next ? request->next : request + 1;
         sc_blk_begin(worker, request);
         any = true;
     }
@@ -76,7 +75,7 @@ static bool work_waits(const struct sc_worker *worker)
 {
     for (uint32_t i = 0; i < worker->queue_count; i++) {
         const struct sc_virtqueue *vq = &worker->blk->queues[worker->queues[i]];
-        if (serves(vq) && worker->blk->free[vq->index] && sc_vq_has_available(vq))
+        if (serves(vq) && sc_blk_has_free(worker->blk, vq->index) && sc_vq_has_available(vq))
             return true;
     }
     return false;
@@ -92,7 +91,7 @@ static bool set_notifications(struct sc_worker *worker, bool on)
         if (!on)
             sc_vq_disable_notifications(vq);
         else
-            arrived |= sc_vq_enable_notifications(vq) && worker->blk->free[vq->index];
+            arrived |= sc_vq_enable_notifications(vq) && sc_blk_has_free(worker->blk, vq->index);
     }
     return arrived;
 }

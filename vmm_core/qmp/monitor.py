@@ -1,24 +1,27 @@
-"""QMP listeners: greeting, one client at a time each, events to all (facts 2.1)."""
+"""QMP listeners: greeting, one client at a time each, events to all (facts 2.1).
+
+Commands and what they are read and written with are imported when the first client comes: they are half of the memory
+of a core, and many a VM never has one.
+"""
 
 from __future__ import annotations
 
-import socket
 import time
-from typing import TYPE_CHECKING, Any
 
+from vmm_core import log
 from vmm_core.loop import READ
-from vmm_core.qmp import commands as _commands  # noqa: F401  (registers them)
-from vmm_core.qmp.client import Client
-from vmm_core.qmp.version import VERSION
-from vmm_core.sockets import accept, remove_socket
+from vmm_core.sockets import RETRY_SECONDS, accept, remove_socket
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    import socket
+    from typing import Any
 
     from vmm_core.config.records import MonitorConfig
+    from vmm_core.qmp.client import Client
     from vmm_core.vm import Vm
 
-GREETING = {"QMP": {"version": VERSION, "capabilities": []}}
 MAX_PENDING = 50  # events kept while nobody is connected; the oldest go first
 
 
@@ -27,7 +30,7 @@ class Monitor:
 
     def __init__(self, config: MonitorConfig, listener: _socket.socket, vm: Vm) -> None:
         self._config = config
-        self._listener = socket.socket(fileno=listener.detach())
+        self._listener = listener
         self._vm = vm
         self._client: Client | None = None
         self._pending: list[dict[str, Any]] = []
@@ -44,16 +47,37 @@ class Monitor:
             remove_socket(self._config.path)
 
     def _accept(self, _events: int) -> None:
-        sock = accept(self._listener, self._vm.loop, self._listen)
+        try:
+            listener = self._prepare()
+        except (OSError, ImportError) as error:  # no descriptor is free to read the modules with
+            log.warn(f"QMP: no client can be served now: {error}")
+            self._vm.loop.remove(self._listener.fileno())
+            self._vm.loop.call_later(RETRY_SECONDS, self._listen)
+            return
+        sock = accept(listener, self._vm.loop, self._listen)
         if sock is None:
             return
-        self._vm.loop.remove(self._listener.fileno())
+        from vmm_core.qmp.client import Client
+        from vmm_core.qmp.version import VERSION
+
+        self._vm.loop.remove(listener.fileno())
         self._client = Client(sock, self._vm, self._client_gone)
-        self._client.send(GREETING)
+        self._client.send({"QMP": {"version": VERSION, "capabilities": []}})
         pending, self._pending = self._pending, []
         for event in pending:
             if self._client is not None:
                 self._client.send(event)
+
+    def _prepare(self) -> socket.socket:
+        """Import what serving takes, which registers the commands; returns the listener as one that can accept."""
+        import socket
+
+        for name in ("client", "commands", "version"):
+            __import__(f"vmm_core.qmp.{name}")
+        listener = self._listener
+        if not isinstance(listener, socket.socket):
+            self._listener = listener = socket.socket(fileno=listener.detach())
+        return listener
 
     def _client_gone(self) -> None:
         self._client = None
