@@ -8,6 +8,7 @@ import stat
 import struct
 
 from backends.blk._blk import lib
+from backends.runtime.device import DeviceError
 
 BLKGETSIZE64, BLKSSZGET, BLKPBSZGET = 0x80081272, 0x1268, 0x127B
 O_DIRECT = os.O_DIRECT
@@ -15,10 +16,12 @@ SAFE_ALIGNMENT = 4096  # where the kernel does not say
 
 
 def size_of(fd: int) -> int:
-    """Bytes in the image; OSError when it is neither a file nor a block device."""
+    """Bytes in the image; DeviceError when it is neither a file nor a block device."""
     status = os.fstat(fd)
     if stat.S_ISBLK(status.st_mode):
         return int(struct.unpack("Q", fcntl.ioctl(fd, BLKGETSIZE64, bytes(8)))[0])
+    if not stat.S_ISREG(status.st_mode):
+        raise DeviceError("the image is neither a file nor a block device")
     return status.st_size
 
 

@@ -22,6 +22,7 @@ from tests.deadlines import Deadline
 from tests.device.blk_rings import RING_BYTES, Buffer, PackedRing, SplitRing
 from tests.wire.raw_frontend import MIB, USER, RawFrontend
 from tools.paths import ROOT
+from vmm_core.vhost.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,20 +35,33 @@ F_FLUSH, F_CONFIG_WCE, F_INDIRECT, F_EVENT_IDX, F_LOG_ALL, F_PROTOCOL, F_VERSION
 RAM = 32 * MIB
 DATA = 4 * MIB  # guest address of the requests' buffers; the rings are below
 SECTOR = 512
-LIMIT = 20.0
+LIMIT = 10.0
 
 
 class Backend:
     """The program, alone: killed at the end if it has not ended."""
 
-    def __init__(self, image: Path, *options: str, log: Path | None = None, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, image: Path, *options: str, log: Path | None = None, stderr: int = -1, listen: Path | None = None
+    ) -> None:
+        """Serve `image` on a socket pair, or at the path `listen`, where `connect` makes the next session's socket.
+
+        What it says goes to `log` (by default beside the image), or to the descriptor `stderr`.
+        """
         self.socket, theirs = socket.socketpair()
         self.log_path = log or image.with_suffix(".log")
-        command = [*prefix, sys.executable, "-m", "backends.blk", f"--fd={theirs.fileno()}", f"--blk-file={image}"]
-        with theirs, self.log_path.open("ab") as log_file:
+        self._listen = listen
+        where = f"--socket-path={listen}" if listen else f"--fd={theirs.fileno()}"
+        command = [sys.executable, "-m", "backends.blk", where, f"--blk-file={image}", *options]
+        with theirs, self.log_path.open("ab") as file:
             self.process = subprocess.Popen(
-                [*command, *options], cwd=ROOT, pass_fds=[theirs.fileno()], stderr=log_file, stdout=log_file
+                command, cwd=ROOT, pass_fds=[theirs.fileno()], stderr=file if stderr < 0 else stderr
             )
+
+    def connect(self) -> None:
+        """Connect to the path it listens at; waits until it does."""
+        self.socket.close()
+        self.socket = socket.socket(fileno=connect(str(self._listen), timeout=LIMIT))
 
     def log(self) -> str:
         return self.log_path.read_text()
@@ -93,12 +107,10 @@ class Disk:
         queues: int = 1,
         size: int = 64,
         without: int = 0,
-        log: bool = False,
+        dirty_log: bool = False,
         ram: int = -1,
     ) -> None:
-        self.backend = backend
         self.packed, self.event_idx, self.size = packed, event_idx, size
-        self.front = RawFrontend(backend.socket)
         self.ram_fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC) if ram < 0 else ram
         os.ftruncate(self.ram_fd, RAM)
         self.ram = mmap.mmap(self.ram_fd, RAM)
@@ -110,13 +122,16 @@ class Disk:
         self.pending: dict[tuple[int, int], Request] = {}
         self.results: dict[tuple[int, int], Result] = {}
         self._free = DATA
-        self._negotiate(without, log)
+        self._unwanted = without | (0 if packed else 1 << F_PACKED) | (0 if event_idx else 1 << F_EVENT_IDX)
+        self._unwanted |= 0 if dirty_log else 1 << F_LOG_ALL
+        self.connect(backend)
 
-    def _negotiate(self, without: int, log: bool) -> None:
-        unwanted = without | (0 if self.packed else 1 << F_PACKED) | (0 if self.event_idx else 1 << F_EVENT_IDX)
-        unwanted |= 0 if log else 1 << F_LOG_ALL
+    def connect(self, backend: Backend) -> None:
+        """Begin a session with `backend`, also one that comes after another died; rings and memory stay as they are."""
+        self.backend = backend
+        self.front = RawFrontend(backend.socket)
         (offered,) = self.front.call(wire.GET_FEATURES)
-        self.features = offered & ~unwanted
+        self.features = offered & ~self._unwanted
         self.front.greet(features=self.features)
         assert self.front.acknowledged(wire.SET_MEM_TABLE, [(0, RAM, USER, 0)], fds=[self.ram_fd])
         for ring in self.rings:
@@ -224,11 +239,11 @@ class Disk:
         return self.do(kind, 0, struct.pack("<QII", sector, sectors, flags))
 
     def write(self, sector: int, data: bytes, **how: bool | int) -> int:
-        return self.do(OUT, sector, data, **how).status
+        return self.do(OUT, sector, data, 0, **how).status
 
     def read(self, sector: int, length: int, **how: bool | int) -> bytes:
         """Data of a read that must work."""
-        result = self.do(IN, sector, length=length, **how)
+        result = self.do(IN, sector, b"", length, **how)
         assert (result.status, result.written) == (OK, length + 1)
         return result.data
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.device.blk_driver import Backend, Disk
+from tests.device.blk_survivor import Survivor
 from tests.wire.raw_frontend import MIB
 
 if TYPE_CHECKING:
@@ -41,11 +42,26 @@ def disks(backends: Callable[..., Backend]) -> Iterator[Callable[..., Disk]]:
     """Makes running disks over an image: options of the program, then how the driver uses it."""
     made: list[Disk] = []
 
-    def make(image: Path, *options: str, start: bool = True, **how: Any) -> Disk:
-        disk = Disk(backends(image, *options), **how)
+    def make(
+        image: Path, *options: str, start: bool = True, log: Path | None = None, stderr: int = -1, **how: Any
+    ) -> Disk:
+        disk = Disk(backends(image, *options, log=log, stderr=stderr), **how)
         made.append(disk)
         return disk.start() if start else disk
 
     yield make
     for disk in made:
         disk.close()
+
+
+@pytest.fixture
+def survivors(backends: Callable[..., Backend], image: Path) -> Iterator[Callable[..., Survivor]]:
+    made: list[Survivor] = []
+
+    def make(packed: bool, *options: str, size: int = 64) -> Survivor:
+        made.append(Survivor(lambda: backends(image, *options), packed, size))
+        return made[-1]
+
+    yield make
+    for survivor in made:
+        survivor.close()

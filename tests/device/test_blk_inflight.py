@@ -1,0 +1,79 @@
+"""Requests in flight survive kill -9 of their backend: the next one gets the region and does each exactly once."""
+
+from __future__ import annotations
+
+import random
+import struct
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ipc import vhost_user as wire
+from tests.device.blk_driver import IN, OK, OUT
+from tests.device.blk_survivor import PACKED_BASE, Survivor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KINDS = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+ROUNDS, BATCH = 15, 20
+
+
+@KINDS
+@pytest.mark.parametrize("engine", ["io_uring", "threads"])
+def test_killed_at_any_moment_every_request_is_done_once(
+    survivors: Callable[..., Survivor], image: Path, packed: bool, engine: str
+) -> None:
+    chosen, expected = random.Random(f"{engine}{packed}"), {}
+    survivor = survivors(packed, f"--aio={engine}", "--direct")
+    base = PACKED_BASE if packed else 0
+    survivor.hand_over(base)
+    disk = survivor.disk
+    for turn in range(ROUNDS):
+        keys = {}
+        for sector in chosen.sample(range(0, 2000, 8), BATCH):
+            data = bytes([turn + 1, sector % 251]) * 2048
+            keys[disk.submit(OUT, sector, data, indirect=True, kick=False)] = (sector, data)
+        disk.kick()
+        time.sleep(chosen.random() * 0.0008)  # any moment: before, while or after they are done
+        survivor.kill()
+        disk.collect()
+        survivor.revive(base if packed or chosen.random() < 0.5 else disk.rings[0].next_used)
+        for key, (sector, data) in keys.items():
+            assert disk.finish(key).status == OK
+            expected[sector] = data
+        assert not disk.pending
+    content = image.read_bytes()
+    assert all(content[sector * 512 : sector * 512 + 4096] == data for sector, data in expected.items())
+    assert survivor.ends_even()
+
+
+@KINDS
+def test_killed_again_before_anything_was_done(survivors: Callable[..., Survivor], packed: bool) -> None:
+    """Requests that wait for their turn in one backend after the other."""
+    survivor = survivors(packed)
+    base = PACKED_BASE if packed else 0
+    survivor.hand_over(base)
+    keys = [survivor.disk.submit(IN, number, length=512) for number in range(10)]
+    for _ in range(6):
+        survivor.kill()
+        survivor.revive(base)
+    assert [survivor.disk.finish(key).status for key in keys] == [OK] * 10
+    assert survivor.ends_even()
+
+
+@KINDS
+def test_a_region_full_of_nonsense_harms_nobody(survivors: Callable[..., Survivor], packed: bool) -> None:
+    survivor = survivors(packed)
+    for seed in range(12):
+        survivor.kill()
+        noise = bytearray(random.Random(seed).randbytes(survivor.layout[0]))
+        noise[8:12] = struct.pack("<HH", 1, 64)
+        survivor.region[:] = bytes(noise)
+        survivor.disk.ram[: 64 << 10] = bytes(64 << 10)
+        survivor.revive(PACKED_BASE if packed else 0)
+        survivor.disk.kick()
+        assert survivor.disk.front.call(wire.GET_VRING_BASE, 0, 0)
+        assert survivor.disk.backend.alive()
