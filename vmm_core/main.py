@@ -28,7 +28,7 @@ def run(config: VmConfig) -> int:
     if config.machine.accel in ("kvm", "auto"):
         from vmm_core.accel.kvm import warm
 
-        warm.start()
+        warm.start(probe=config.machine.accel == "auto")
     runner = _Runner(config)
     try:
         runner.start()

@@ -38,9 +38,10 @@ struct sc_kvm_speed {
     uint32_t iterations;
 };
 
-/* Begin to make a VM, on a thread of its own, for the next sc_kvm_vm_new with the same device; and give it back if none
- * came for it. Both, and sc_kvm_vm_new, are for one thread. */
-void sc_kvm_vm_begin(const char *path);
+/* Begin to make a VM, on a thread of its own, for the next sc_kvm_vm_new with the same device, and before that to probe
+ * it for the next sc_kvm_probe (unless `iterations` is 0); and give it back if none came for it. For one thread, as are
+ * those two. */
+void sc_kvm_vm_begin(const char *path, uint32_t iterations, uint64_t limit_ns);
 void sc_kvm_vm_forget(void);
 int sc_kvm_vm_new(const char *path, struct sc_bus *bus, struct sc_kvm_vm **vm, struct sc_kvm_error *error);
 void sc_kvm_vm_free(struct sc_kvm_vm *vm); /* after its vCPUs */

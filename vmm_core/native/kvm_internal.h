@@ -42,6 +42,11 @@ int kvm_fail(struct sc_kvm_error *error, int code, const char *step);
 /* A VM without a bus; and the one that sc_kvm_vm_begin made from the device at `path`, NULL if there is none. */
 int kvm_vm_make(const char *path, struct sc_kvm_vm **vm, struct sc_kvm_error *error);
 struct sc_kvm_vm *kvm_vm_take_early(const char *path);
+/* A probe, and the one that sc_kvm_vm_begin made; false if there is none like it, or it was taken before. */
+int kvm_probe(const char *path, uint32_t iterations, uint64_t limit_ns, struct sc_kvm_speed *speed,
+              struct sc_kvm_error *error);
+bool kvm_take_early_probe(const char *path, uint32_t iterations, struct sc_kvm_speed *speed, struct sc_kvm_error *error,
+                          int *result);
 
 int kvm_open(const char *path, struct sc_kvm_error *error);
 int kvm_create_vm(int device_fd, struct sc_kvm_error *error);

@@ -163,8 +163,8 @@ static int start_timer(timer_t *timer, struct sc_kvm_error *error)
     return 0;
 }
 
-int sc_kvm_probe(const char *path, uint32_t iterations, uint64_t limit_ns, struct sc_kvm_speed *speed,
-                 struct sc_kvm_error *error)
+int kvm_probe(const char *path, uint32_t iterations, uint64_t limit_ns, struct sc_kvm_speed *speed,
+              struct sc_kvm_error *error)
 {
     struct probe probe = {.device_fd = -1, .vm_fd = -1, .vcpu_fd = -1};
     timer_t timer;
@@ -178,4 +178,13 @@ int sc_kvm_probe(const char *path, uint32_t iterations, uint64_t limit_ns, struc
     }
     tear_down(&probe);
     return result;
+}
+
+int sc_kvm_probe(const char *path, uint32_t iterations, uint64_t limit_ns, struct sc_kvm_speed *speed,
+                 struct sc_kvm_error *error)
+{
+    int result;
+    if (kvm_take_early_probe(path, iterations, speed, error, &result))
+        return result;
+    return kvm_probe(path, iterations, limit_ns, speed, error);
 }
