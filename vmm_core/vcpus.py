@@ -8,11 +8,13 @@ enters the guest is not lost.
 
 from __future__ import annotations
 
+import os
 from _thread import allocate_lock, get_native_id, start_new_thread
 from time import monotonic
 
 from vmm_core import log
 from vmm_core._native import ffi, lib
+from vmm_core.affinity import ThisCpu
 from vmm_core.errors import VmmError
 
 TYPE_CHECKING = False
@@ -70,15 +72,18 @@ class Vcpus:
         return [int(vcpu.exit.run_count) for vcpu in self._vcpus]
 
     def start(self, *, paused: bool) -> None:
-        """Start the threads; `paused` ones wait at their gates (`-S`).
-
-        The first one is waited for: it has the GIL at once, and a CPU, which the caller would keep from it for a while.
-        """
+        """Start the threads; `paused` ones wait at their gates (`-S`)."""
         self._paused = paused
         self._started = True
-        for vcpu in self._vcpus:
-            start_new_thread(self._thread, (vcpu,))
-        self._vcpus[0].began.acquire()
+        self._start_first()
+        for vcpu in self._vcpus[1:]:
+            start_new_thread(self._thread, (vcpu, None))
+
+    def _start_first(self) -> None:
+        """Give the first vCPU this thread's CPU and the GIL, and wait until it has them."""
+        with ThisCpu() as cpu:
+            start_new_thread(self._thread, (self._vcpus[0], cpu.allowed))
+            self._vcpus[0].began.acquire()
 
     def pause(self) -> None:
         """Return once no vCPU runs guest code; VmmError (and running again) when one does not stop in time."""
@@ -114,8 +119,11 @@ class Vcpus:
         deadline = monotonic() + limit
         return all(vcpu.finished.acquire(timeout=max(0.0, deadline - monotonic())) for vcpu in self._vcpus)
 
-    def _thread(self, vcpu: _Vcpu) -> None:
+    def _thread(self, vcpu: _Vcpu, cpus: set[int] | None) -> None:
+        """`cpus`: where this vCPU may run, if not where its starter may."""
         vcpu.thread_id = get_native_id()
+        if cpus:
+            os.sched_setaffinity(0, cpus)
         vcpu.began.release()
         try:
             self._pass_gate(vcpu)

@@ -139,3 +139,9 @@ def test_no_descriptor_of_the_core_reaches_a_backend(cell: Cell) -> None:
     finally:
         os.close(inherited)
     assert count == 5  # three standard ones, the socket, the lifeline
+
+
+def test_spawner_and_backends_may_run_on_every_cpu_of_the_core(cell: Cell) -> None:
+    peer = cell.ready()
+    for pid in (cell.spawner.keeper_pid, cell.spawner.pid, peer.process.pid):
+        assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)

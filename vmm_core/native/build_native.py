@@ -27,9 +27,10 @@ def relative(name: str) -> str:
 ffi = FFI()
 for _header in HEADERS:
     ffi.cdef(declarations(_header))
+ffi.cdef("int sched_getcpu(void);")
 ffi.set_source(
     "vmm_core._native",
-    "".join(f'#include "{header}"\n' for header in HEADERS),
+    "".join(f'#include "{header}"\n' for header in HEADERS) + "#include <sched.h>\n",
     sources=[relative(name) for name in SOURCES],
     depends=[relative(name) for name in (*SOURCES, *HEADERS, "output.h", "kvm_internal.h")],
     include_dirs=["vmm_core/native"],

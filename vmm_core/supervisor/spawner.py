@@ -17,6 +17,7 @@ from ipc.confine._seccomp import lib
 from ipc.errors import PeerClosed, WireError
 from ipc.fds import close_all
 from vmm_core import log
+from vmm_core.affinity import ThisCpu
 from vmm_core.loop import READ
 from vmm_core.supervisor.backend import BackendProcess, pid_behind
 from vmm_core.supervisor.log_pipe import LogPipe
@@ -256,14 +257,16 @@ def _start(kinds: Sequence[str], log_end: int, held: bool) -> tuple[socket, int,
     program = [sys.executable, "-I", "-S", "-c", PROGRAM.format(paths=paths, kinds=list(kinds))]
     words = HELD + program if held else program
     try:
-        pid = os.posix_spawn(
-            words[0],
-            words,
-            ENVIRONMENT,
-            file_actions=[*actions, *((os.POSIX_SPAWN_DUP2, source, target) for source, target in wanted)],
-            setsid=True,  # a terminal's Ctrl-C and hang-up are for the core to deal with
-            setsigmask=[],
-        )
+        with ThisCpu() as cpu:
+            pid = os.posix_spawn(
+                words[0],
+                words,
+                ENVIRONMENT,
+                file_actions=[*actions, *((os.POSIX_SPAWN_DUP2, source, target) for source, target in wanted)],
+                setsid=True,  # a terminal's Ctrl-C and hang-up are for the core to deal with
+                setsigmask=[],
+            )
+        os.sched_setaffinity(pid, cpu.allowed)
     finally:
         close_all([*high, log_end, lifeline])
         theirs.close()
