@@ -1,4 +1,4 @@
-"""The warm process that backends are forked from, started by the core as a program of its own: nothing of guest memory is in it.
+"""The warm process that backends are forked from, a program of its own: nothing of the core's memory is in it.
 
 `main` imports every backend's code and then forks the *keeper*, the first process of the backends' PID namespace
 (`backends/runtime/keeper.py`); the keeper forks the spawner proper, which is this module's `Spawner`. So the spawner's
@@ -16,6 +16,7 @@ import os
 import select
 import sys
 from _socket import socket
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends.runtime import keeper, life, sandbox
@@ -59,18 +60,19 @@ def load(name: str) -> Kind:
 
 
 def fork_process_class() -> Any:
-    """`multiprocess`'s Process that forks, imported without dill.
+    """`multiprocess`'s Process that forks, imported without what a fork has no use for.
 
     dill is 67 of the 78 ms that the import takes, for pickling what a fork inherits anyway; when there is none,
-    `multiprocess` makes do with pickle.
+    `multiprocess` makes do with pickle. Of subprocess it wants one function, to start interpreters with.
     """
     modules: dict[str, Any] = sys.modules
-    modules.setdefault("dill", None)
+    absent = {"dill": None, "subprocess": SimpleNamespace(_args_from_interpreter_flags=None)}
+    put_in = [name for name, module in absent.items() if modules.setdefault(name, module) is module]
     from multiprocess import popen_fork
     from multiprocess.context import ForkProcess
 
-    if modules["dill"] is None:
-        del modules["dill"]
+    for name in put_in:
+        del modules[name]
     assert popen_fork  # imported here, as ForkProcess would only when it forks for the first time
     return ForkProcess
 
