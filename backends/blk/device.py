@@ -55,6 +55,11 @@ class BlkDevice(Device):
         self.features = self._offer()
         self._blk = self._create(options)
 
+    @property
+    def image_fd(self) -> int:
+        """The open image."""
+        return self._fd
+
     def start(self) -> None:
         """Create the worker threads and their io_urings; DeviceError when the kernel refuses."""
         check(lib.sc_blk_start(self._blk), f"aio={self._engine}")

@@ -132,6 +132,7 @@ static void park(struct sc_worker *worker)
             worker->blk->engine->wait(worker, 10000000);
         publish(worker);
     }
+    publish(worker); /* what `spin` has taken: a ring that is stopped now must have it, and its memory may go away */
     pthread_mutex_lock(&worker->mutex);
     worker->paused = true;
     pthread_cond_broadcast(&worker->changed);

@@ -45,8 +45,8 @@ class Program:
         """Open everything the device needs; ProgramError, DeviceError or OSError when that fails."""
         raise ProgramError(f"{self.type}: no device")
 
-    def confine(self, options: argparse.Namespace) -> None:
-        """Give up every right that serving does not need; called when all descriptors are open."""
+    def confine(self, options: argparse.Namespace, device: Device, fds: list[int]) -> None:
+        """Give up every right that serving does not need, keeping `fds` and the device's; called when all are open."""
 
     def run(self, arguments: Sequence[str] | None = None) -> int:
         """The program's whole life; returns its exit status."""
@@ -80,7 +80,7 @@ class Program:
             signal.signal(number, lambda _number, _frame: server.stop())
         try:
             fd, listening = self._socket(options)
-            self.confine(options)
+            self.confine(options, device, [fd, *server.descriptors()])
             if listening:
                 server.serve_listener(fd)
             else:
@@ -94,11 +94,15 @@ class Program:
     def _socket(self, options: argparse.Namespace) -> tuple[int, bool]:
         """Return the socket and whether it is a listening one."""
         if options.socket_path:
-            return listen(options.socket_path), True
+            fd = listen(options.socket_path)
+            os.set_blocking(fd, False)  # now, for the sandbox has no way to
+            return fd, True
         if not stat.S_ISSOCK(os.fstat(options.fd).st_mode):
             raise ProgramError(f"--fd={options.fd} is not a socket")
         given = socket.socket(fileno=options.fd)
         listening = bool(given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        if listening:
+            given.setblocking(False)
         return given.detach(), listening
 
     def _fail(self, line: str) -> int:

@@ -43,6 +43,10 @@ class Server:
         if self._connection is not None:
             self._connection.shutdown()
 
+    def descriptors(self) -> list[int]:
+        """What it needs beside its socket."""
+        return [self._stop_fd]
+
     def close(self) -> None:
         """Free the server itself; the device is its owner's."""
         os.close(self._stop_fd)
@@ -50,7 +54,8 @@ class Server:
     def serve_listener(self, fd: int) -> None:
         """Serve front-ends that connect to the listening socket `fd` (taken over), one by one, until `stop`."""
         listener = socket.socket(fileno=fd)
-        listener.setblocking(False)
+        if os.get_blocking(fd):
+            listener.setblocking(False)
         try:
             while self._wait(listener.fileno()):
                 connected = self._accept(listener)

@@ -155,6 +155,15 @@ class Disk:
         assert tell(wire.SET_VRING_KICK, index, fds=[self.kicks[index]])
         assert tell(wire.SET_VRING_ENABLE, index, 1)
 
+    def begin_anew(self) -> None:
+        """After a reset: negotiate again, with empty rings."""
+        assert self.front.acknowledged(wire.SET_FEATURES, self.features)
+        for index, ring in enumerate(self.rings):
+            self.ram[ring.base : ring.base + RING_BYTES] = bytes(RING_BYTES)
+            self.rings[index] = type(ring)(self.ram, ring.base, ring.size)
+        self.pending, self.results = {}, {}
+        self.start()
+
     # Requests, from raw to convenient.
 
     def room(self, length: int, alignment: int = 16) -> int:
