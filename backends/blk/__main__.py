@@ -15,6 +15,7 @@ from ipc.confine.policy import PolicyError
 
 if TYPE_CHECKING:
     import argparse
+    from typing import NoReturn
 
     from backends.runtime.device import Device
 
@@ -57,15 +58,16 @@ class BlkProgram(Program):
         sandbox.seal()
 
 
-def main() -> int:
+def main() -> NoReturn:
+    """Run the program with the process's arguments, and end the process."""
     try:
-        return BlkProgram().run()
+        status = BlkProgram().run()
     except (sandbox.SandboxError, PolicyError) as error:
         print(f"block: {error}", file=sys.stderr)
-        return 1
+        status = 1
+    sys.stdout.flush()
+    os._exit(status)  # an interpreter that ends in order changes signals' actions, which the filter forbids
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    os._exit(status)  # an interpreter that ends in order changes signals' actions, which the filter forbids
+    main()
