@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from tools.bench.machines import Machines, peer_time_until, time_until
 from tools.bench.table import Row, median
 from tools.bench.tiny_kernel import MARK
-from tools.paths import ROOT
+from tools.paths import ROOT, START_IMAGE
+from tools.setup.start_image import STARTS
 
 FIRST_RUNS, INIT_RUNS, IMPORT_RUNS = 15, 4, 15
 INIT = b"STRATOCELL init"
@@ -46,7 +47,9 @@ def userspace(machines: Machines, aim: float) -> Iterator[Row]:
 def imports() -> Iterator[Row]:
     """What the interpreter and our modules cost before any VM exists, against the bare interpreter."""
     places = [str(ROOT), sysconfig.get_path("platlib")]
-    program = f"import sys; sys.path += {places!r}; import vmm_core.main, vmm_core.sandbox, vmm_core.vm"
+    modules = ", ".join(STARTS)
+    image = f"import gc; gc.disable(); from vmm_core.start_image import use; use({str(START_IMAGE)!r})"
+    program = f"import sys; sys.path += {places!r}; {image}; import {modules}"
     bare, full = [], []
     for _ in range(IMPORT_RUNS):
         bare.append(_run_time("pass"))
