@@ -40,7 +40,7 @@ struct sc_virtqueue {
     uint64_t descriptors_gpa, device_gpa;
     bool log_used;
     uint64_t log_used_gpa;
-    struct sc_vq_stats stats;
+    struct sc_vq_stats *stats;
     ...;
 };
 struct sc_blk_options {
@@ -80,6 +80,7 @@ void sc_blk_set_size(struct sc_blk *blk, uint64_t size);
 void sc_blk_set_iops(struct sc_blk *blk, uint64_t iops);
 struct sc_virtqueue *sc_blk_queue(struct sc_blk *blk, uint32_t index);
 struct sc_memory *sc_blk_memory(struct sc_blk *blk);
+void sc_blk_set_stats(struct sc_blk *blk, struct sc_vq_stats *stats);
 uint32_t sc_direct_alignment(int fd);
 """
 

@@ -18,7 +18,7 @@ static void signal_eventfd(int fd)
 int sc_vq_break(struct sc_virtqueue *vq, int error)
 {
     vq->broken = true;
-    vq->stats.errors++;
+    vq->stats->errors++;
     signal_eventfd(vq->error_fd);
     return error;
 }
@@ -64,12 +64,12 @@ void sc_vq_publish(struct sc_virtqueue *vq)
     if (vq->packed ? sc_packed_publish(vq) : sc_split_publish(vq))
         sc_vq_call(vq);
     else
-        vq->stats.calls_suppressed++;
+        vq->stats->calls_suppressed++;
 }
 
 void sc_vq_call(struct sc_virtqueue *vq)
 {
-    vq->stats.calls++;
+    vq->stats->calls++;
     signal_eventfd(vq->call_fd);
 }
 

@@ -29,6 +29,8 @@ struct sc_chain {
     uint64_t gpa[SC_MAX_IOV];
 };
 
+/* Written by the queue's thread alone, so plain stores do; whoever watches reads them from shared memory. The layout is
+ * `ipc/queue_stats.py`'s. */
 struct sc_vq_stats {
     uint64_t kicks;
     uint64_t calls;
@@ -70,7 +72,7 @@ struct sc_virtqueue {
     uint16_t resubmit[SC_MAX_QUEUE_SIZE];
     uint16_t resubmit_count, resubmit_next;
 
-    struct sc_vq_stats stats;
+    struct sc_vq_stats *stats; /* never NULL */
 };
 
 /* Rings are set; take `base` (SET_VRING_BASE: split 16 bits, packed 2 x 16 with wrap counters). */
