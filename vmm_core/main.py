@@ -113,6 +113,8 @@ class _Runner:
         if self._spawner is not None:
             self._spawner.close()
             self._spawner = None
+        if self._vm is not None:
+            self._vm.release_resources()
         if self._pidfile:
             try:
                 os.unlink(self._pidfile)

@@ -97,19 +97,20 @@ class OwnDisk(Disk):
         from ipc.fds import pair
 
         assert self._spawner is not None
+        account = self._vm.resources.account(self.name, blk.queue_sizes(self.device), self._image)
         ours, theirs = pair()
         try:
             process = self._spawner.start_backend(
                 "blk",
                 self.name,
-                {"vhost": theirs, "image": self._image},
+                {"vhost": theirs, "image": self._image, **account.fds()},
                 self._options,
                 seccomp=self._vm.config.seccomp,
                 on_end=on_end,
             )
         finally:
             os.close(theirs)
-        return process, ours
+        return account.adopt(process), ours
 
     @property
     def backend(self) -> BackendProcess | None:

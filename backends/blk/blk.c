@@ -203,10 +203,8 @@ struct sc_memory *sc_blk_memory(struct sc_blk *blk)
 
 void sc_blk_set_stats(struct sc_blk *blk, struct sc_vq_stats *stats)
 {
-    for (uint32_t i = 0; i < blk->options.queues; i++) {
+    for (uint32_t i = 0; i < blk->options.queues; i++)
         blk->queues[i].stats = &stats[i];
-        stats[i].in_flight = 0; /* of a predecessor that died */
-    }
 }
 
 uint32_t sc_direct_alignment(int fd)

@@ -31,6 +31,7 @@ int sc_vq_start(struct sc_virtqueue *vq, uint32_t base)
     vq->resubmit_count = vq->resubmit_next = 0;
     vq->inflight_counter = 0;
     vq->notifications_on = true;
+    vq->stats->in_flight = 0; /* a predecessor that died has left its own there */
     return vq->packed ? sc_packed_start(vq, base) : sc_split_start(vq, base);
 }
 

@@ -31,28 +31,36 @@ class Hierarchy:
 
 def hierarchies() -> list[Hierarchy]:
     """Those that are mounted and know this process, v2 first."""
-    paths = {}  # controllers as the kernel joins them -> our group
-    for line in read("/proc/self/cgroup").splitlines():
-        _number, names, path = line.split(":", 2)
-        paths[frozenset(names.split(",")) - {""}] = path
-    found = []
+    ours = _own_groups()
+    found: list[Hierarchy] = []
     for line in read("/proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         root, place = before.split()[3:5]
         kind, _source, options = after.split()[:3]
-        if kind not in ("cgroup", "cgroup2"):
+        names = frozenset(options.split(",")) & CONTROLLERS
+        group = ours.get(V2 if kind == "cgroup2" else names)
+        if group is None or not kind.startswith("cgroup"):
             continue
-        names = frozenset(options.split(",")) & CONTROLLERS if kind == "cgroup" else frozenset()
-        path = paths.get(names)
-        if path is None or (kind == "cgroup" and not names):
-            continue
-        base = os.path.normpath(place + "/" + (path[len(root) :] if path.startswith(root) else path))
+        base = os.path.normpath(place + "/" + (group[len(root) :] if group.startswith(root) else group))
         if kind == "cgroup2":
             available = frozenset(read(os.path.join(base, "cgroup.controllers")).split())
             found.insert(0, Hierarchy(V2, available, base))
         else:
             found.append(Hierarchy(V1, names, base))
     return found
+
+
+def _own_groups() -> dict[int | frozenset[str], str]:
+    """The groups of this process: by their controllers in v1, by V2 in v2."""
+    groups: dict[int | frozenset[str], str] = {}
+    for line in read("/proc/self/cgroup").splitlines():
+        number, names, path = line.split(":", 2)
+        known = frozenset(names.split(",")) & CONTROLLERS
+        if number == "0" and not names:
+            groups[V2] = path
+        elif known:
+            groups[known] = path
+    return groups
 
 
 class Leaf:

@@ -34,7 +34,7 @@ class Cgroups:
     def delegated(self) -> bool:
         """Whether there is a v2 group with controllers that is ours alone: then every process gets a leaf."""
         return any(
-            each.version == V2 and each.controllers and _may_change(each.base) and _all_ours(each.base)
+            each.version == V2 and each.controllers & {*WANTED} and _may_change(each.base) and _all_ours(each.base)
             for each in hierarchies()
         )
 
@@ -68,7 +68,7 @@ class Cgroups:
             return False
         if hierarchy.version == V1:
             hierarchy.inherit(group)
-        elif hierarchy.controllers:
+        elif hierarchy.controllers & {*WANTED}:
             self._hand_down(hierarchy, group)
         return True
 
