@@ -116,17 +116,6 @@ class Leaf:
             return self._put("io", "io.max", f"{device} {what}={limit or 'max'}")
         return self._put("io", f"blkio.throttle.{_IO_V1[what]}_device", f"{device} {limit or 0}")
 
-    def anonymous_memory(self) -> int:
-        """Bytes of memory of its own that are charged to the group; -1: there is no such group."""
-        group = self._with("memory")
-        if group is None or not os.path.isdir(group.base):
-            return -1
-        name = "anon" if group.version == V2 else "rss"
-        for line in read(os.path.join(group.base, "memory.stat")).splitlines():
-            if line.startswith(f"{name} "):
-                return int(line.split()[1])
-        return -1
-
     def pressure(self) -> dict[str, str]:
         """PSI by resource, as the kernel words it; only v2 groups have it."""
         texts = {

@@ -161,21 +161,27 @@ class Limits:
         self._look_again()
         if process is None or not process.pid or process.end_reason:
             return
-        used = self.own_memory(process.pid)
+        used = own_memory(process.pid, limit)
         if used > limit:
             self.memory_kills += 1
             log.error(f"{self.name}: its backend uses {used >> 10} KiB, memory-max is {limit >> 10} KiB: it is killed")
             process.signal(SIGKILL)
 
-    def own_memory(self, pid: int) -> int:
-        """Bytes of the process's own: what its group is charged for, else its anonymous memory, the fork's included."""
-        charged = self.leaf.anonymous_memory() if self.leaf is not None else -1
-        if charged >= 0:
-            return charged
-        for line in read(f"/proc/{pid}/status").splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) << 10
-        return 0
+
+def own_memory(pid: int, enough: int) -> int:
+    """Anonymous memory in bytes, what is shared with the spawner since the fork counted in part, as PSS does.
+
+    That takes a walk over guest memory, too: up to `enough` bytes the cheaper count of all of it will do.
+    """
+    everything = _kib(f"/proc/{pid}/status", "RssAnon:")
+    return everything if everything <= enough else _kib(f"/proc/{pid}/smaps_rollup", "Pss_Anon:") or everything
+
+
+def _kib(path: str, key: str) -> int:
+    for line in read(path).splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) << 10
+    return 0
 
 
 def option(name: str) -> str:
@@ -190,7 +196,17 @@ def spell(policy: BackendPolicy, name: str) -> str:
         return "none"
     if name == "cpus":
         return ":".join(map(str, value))
-    return f"{value}%" if name == "cpu_max" else str(value)
+    if name == "cpu_max":
+        return f"{value}%"
+    return _size(value) if name == "memory_max" or name.endswith("_bps") else str(value)
+
+
+def _size(value: int) -> str:
+    """In the largest unit that divides it."""
+    shift, unit = next(
+        (shift, unit) for shift, unit in ((30, "G"), (20, "M"), (10, "K"), (0, "")) if not value % (1 << shift)
+    )
+    return f"{value >> shift}{unit}"
 
 
 def _by(leaf: Leaf, controller: str) -> Way:
