@@ -68,6 +68,7 @@ uint32_t sc_vq_base(const struct sc_virtqueue *vq);
 void sc_vq_call(struct sc_virtqueue *vq);
 uint64_t sc_inflight_size(uint16_t queue_size, bool packed);
 void sc_vq_set_inflight(struct sc_virtqueue *vq, void *region);
+void sc_inflight_retire(struct sc_virtqueue *vq);
 
 struct sc_blk *sc_blk_new(const struct sc_blk_options *options);
 int sc_blk_start(struct sc_blk *blk);

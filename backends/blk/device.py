@@ -172,6 +172,8 @@ class BlkDevice(Device):
 
     def vring_stop(self, index: int) -> int:
         with self._paused():
+            if lib.sc_blk_queue(self._blk, index).ready:
+                lib.sc_inflight_retire(lib.sc_blk_queue(self._blk, index))  # from now on the base counts
             return self._stop_ring(index)
 
     def get_config(self, offset: int, size: int) -> bytes:

@@ -99,6 +99,9 @@ uint64_t sc_inflight_size(uint16_t queue_size, bool packed);
 /* Use a region of `sc_inflight_size` bytes; NULL: none. Before sc_vq_start. */
 void sc_vq_set_inflight(struct sc_virtqueue *vq, void *region);
 
+/* The ring has been stopped in good order, nothing is in flight: the region must not be believed next time. */
+void sc_inflight_retire(struct sc_virtqueue *vq);
+
 /* Shared by the two ring formats. */
 int sc_chain_add(const struct sc_memory *memory, struct sc_chain *chain, uint64_t gpa, uint32_t length, bool writable);
 void sc_chain_clear(struct sc_chain *chain);
