@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 MAGIC = 0x53514353  # "SCQS"
 VERSION = 1
 HEADER = struct.Struct("=IHHI52x")  # magic, version, bytes of a block, blocks
-COUNTERS = ("kicks", "calls", "calls_suppressed", "requests", "read_bytes", "written_bytes", "errors", "in_flight")
-BUCKETS = 32  # bucket i counts requests that took less than 2**(i+1) microseconds and were in no earlier one
+COUNTERS = (
+    "kicks", "calls", "calls_suppressed", "requests", "read_bytes", "written_bytes", "errors", "in_flight", "latency_ns"
+)  # fmt: skip
+BUCKETS = 31  # bucket i counts requests that took less than 2**(i+1) microseconds and were in no earlier one
 BLOCK = struct.Struct(f"={len(COUNTERS)}Q{BUCKETS}Q")
 MAX_QUEUES = 64
 LARGEST = (1 << 63) - 1  # what QMP's integers hold

@@ -30,7 +30,8 @@ HEADERS = [
 CDEF = """
 struct sc_memory { bool log_enabled; ...; };
 struct sc_vq_stats {
-    uint64_t kicks, calls, calls_suppressed, requests, read_bytes, written_bytes, errors, in_flight, latency[32];
+    uint64_t kicks, calls, calls_suppressed, requests, read_bytes, written_bytes, errors, in_flight;
+    uint64_t latency_ns, latency[31];
 };
 struct sc_virtqueue {
     uint16_t size;

@@ -227,7 +227,8 @@ static void note_latency(struct sc_virtqueue *vq, uint64_t nanoseconds)
 {
     uint64_t microseconds = nanoseconds / 1000;
     unsigned bucket = microseconds < 2 ? 0 : 63u - (unsigned)__builtin_clzll(microseconds);
-    vq->stats->latency[bucket > 31 ? 31 : bucket]++;
+    vq->stats->latency[bucket > 30 ? 30 : bucket]++;
+    vq->stats->latency_ns += nanoseconds;
 }
 
 void sc_blk_begin(struct sc_worker *worker, struct sc_blk_request *request)

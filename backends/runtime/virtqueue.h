@@ -40,7 +40,8 @@ struct sc_vq_stats {
     uint64_t written_bytes;
     uint64_t errors;
     uint64_t in_flight;
-    uint64_t latency[32]; /* requests that took [2^i, 2^(i+1)) microseconds; i = 0 takes all below 2 */
+    uint64_t latency_ns;  /* the sum of all */
+    uint64_t latency[31]; /* requests that took [2^i, 2^(i+1)) microseconds; i = 0 takes all below 2 */
 };
 
 struct sc_inflight_split;
