@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from vmm_core.config.records import MonitorConfig, VmConfig
     from vmm_core.daemon import Readiness
+    from vmm_core.notify import Notifier
     from vmm_core.qmp.monitor import Monitor
+    from vmm_core.rundir import RunDirectory
     from vmm_core.supervisor.spawner import Spawner
     from vmm_core.vm import Vm
 
@@ -62,6 +64,8 @@ class _Runner:
         self._vm: Vm | None = None
         self._spawner: Spawner | None = None
         self._pidfile = ""
+        self._run_directory: RunDirectory | None = None
+        self._notifier: Notifier | None = None
         self._listeners: list[tuple[MonitorConfig, _socket.socket]] = []
 
     def start(self) -> None:
@@ -100,8 +104,7 @@ class _Runner:
         vm = self._vm
         try:
             monitors = self._open_monitors(vm)
-            if readiness is not None:
-                vm.when_up(readiness.ready, readiness.failed)
+            self._make_known(vm, readiness)
             self._loop.run()
             for monitor in monitors:
                 monitor.close()
@@ -109,13 +112,36 @@ class _Runner:
             self.clean_up()
         return vm.exit_status
 
+    def _make_known(self, vm: Vm, readiness: Readiness | None) -> None:
+        """A place where the VM can be found, and word to whoever waits for it to be up."""
+        from vmm_core.notify import Notifier
+        from vmm_core.rundir import RunDirectory
+
+        self._run_directory = RunDirectory(vm)
+        self._run_directory.open()
+        self._notifier = notifier = Notifier(self._loop)
+
+        def ready() -> None:
+            if readiness is not None:
+                readiness.ready()
+            notifier.ready()
+
+        if readiness is not None or notifier.wanted:
+            vm.when_up(ready, readiness.failed if readiness is not None else lambda _reason: None)
+
     def clean_up(self) -> None:
         """Remove what must not be left behind, on every way out. Twice does no harm."""
+        if self._notifier is not None:
+            self._notifier.stopping()
+        if self._run_directory is not None:
+            self._run_directory.close()
         if self._vm is not None:
             self._vm.close()
         if self._spawner is not None:
             self._spawner.close()
             self._spawner = None
+        if self._vm is not None:
+            self._vm.release_resources()
         if self._pidfile:
             try:
                 os.unlink(self._pidfile)

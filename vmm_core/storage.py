@@ -9,13 +9,18 @@ from vmm_core.config.records import BlkDevice, VhostUserBlkDevice
 from vmm_core.disks import open_image
 from vmm_core.errors import VmmError
 from vmm_core.loop import READ
+from vmm_core.supervisor.guard import RUNNING
+from vmm_core.supervisor.own import OwnGuard
 from vmm_core.vhost.device import VhostUserDevice
 from vmm_core.virtio import blk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmm_core.config.records import ChardevConfig, DriveConfig
     from vmm_core.supervisor.backend import BackendProcess
+    from vmm_core.supervisor.guard import Guard
     from vmm_core.supervisor.spawner import Spawner
     from vmm_core.vhost.dirty_log import DirtyLog
     from vmm_core.virtio.mmio import MmioTransport
@@ -28,6 +33,7 @@ class Disk:
     def __init__(self, vm: Vm, device: BlkDevice | VhostUserBlkDevice, dirty_log: DirtyLog | None) -> None:
         self.name = blk.display_name(device)
         self.device = device
+        self.guard: Guard
         self._vm = vm
         self._transport: MmioTransport | None = None
         self.front = VhostUserDevice(
@@ -56,59 +62,67 @@ class Disk:
         if self._transport is not None:
             self._transport.broken(reason)
 
+    def _mended(self) -> None:
+        if self._transport is not None:
+            self._transport.mended()
+
     def close(self) -> None:
+        self.guard.close()
         self._vm.loop.remove(self.front.channel_fd())
         self.front.close()
 
 
 class OwnDisk(Disk):
-    """A disk whose image the core opens and whose backend it starts."""
+    """A disk whose image the core opens and whose backend it starts, and starts again."""
+
+    guard: OwnGuard
 
     def __init__(self, vm: Vm, device: BlkDevice, drive: DriveConfig, dirty_log: DirtyLog | None) -> None:
         self.iothread = device.iothread
         self._drive = drive
         self._image = open_image(drive)
         self._options = blk.backend_options(device, drive)
-        self.backend: BackendProcess | None = None
-        self._closing = False
+        self._spawner: Spawner | None = None
         super().__init__(vm, device, dirty_log)
+        policy = vm.config.backend_policy(self.name)
+        self.guard = OwnGuard(vm, self.name, self.front, policy, self._start_process)
+        self.guard.on_mended = self._mended
 
     def start(self, spawner: Spawner) -> None:
         """Ask for the backend; returns at once."""
+        self._spawner = spawner
+        self.guard.start()
+
+    def _start_process(self, on_end: Callable[[BackendProcess], None]) -> tuple[BackendProcess, int]:
         from ipc.fds import pair
 
+        assert self._spawner is not None
+        account = self._vm.resources.account(self.name, blk.queue_sizes(self.device), self._image)
         ours, theirs = pair()
         try:
-            self.backend = spawner.start_backend(
+            process = self._spawner.start_backend(
                 "blk",
                 self.name,
-                {"vhost": theirs, "image": self._image},
+                {"vhost": theirs, "image": self._image, **account.fds()},
                 self._options,
                 seccomp=self._vm.config.seccomp,
-                on_end=self._backend_ended,
+                on_end=on_end,
             )
         finally:
             os.close(theirs)
-        self.front.attach(ours)
+        return account.adopt(process), ours
+
+    @property
+    def backend(self) -> BackendProcess | None:
+        """The process that serves the disk now."""
+        return self.guard.process
 
     @property
     def is_up(self) -> bool:
-        return self.backend is not None and self.backend.pid != 0
-
-    def _backend_ended(self, backend: BackendProcess) -> None:
-        """Noticed by pidfd: the waits of vCPUs for it end at once."""
-        if self._closing:
-            return
-        said = f" (it said: {backend.last_lines[-1]})" if backend.last_lines else ""
-        reason = f"its backend {backend.end_reason}{said}"
-        log.error(f"{self.name}: {reason}")
-        self.front.fail(reason)
-        if not self.front.was_ready:
-            self._vm.fail(f"disk {self.name}: {reason}")
+        return self.guard.pid != 0
 
     def close(self) -> None:
         """Hang up: the backend then finishes what it has in flight and ends; the spawner waits for that."""
-        self._closing = True
         super().close()
         os.close(self._image)
 
@@ -116,9 +130,8 @@ class OwnDisk(Disk):
 class ForeignDisk(Disk):
     """A disk behind a vhost-user socket that somebody else serves."""
 
-    def __init__(
-        self, vm: Vm, device: VhostUserBlkDevice, chardev: ChardevConfig, dirty_log: DirtyLog | None
-    ) -> None:
+    def __init__(self, vm: Vm, device: VhostUserBlkDevice, chardev: ChardevConfig, dirty_log: DirtyLog | None) -> None:
+        from vmm_core.supervisor.foreign import ForeignGuard
         from vmm_core.vhost.connect import connect
 
         sock = connect(str(chardev.path))
@@ -128,6 +141,10 @@ class ForeignDisk(Disk):
             self.front.prepare()
         except VmmError as error:
             raise VmmError(f"{device.driver} {self.name}: {chardev.path}: {error}") from error
+        policy = vm.config.backend_policy(self.name)
+        self.guard = ForeignGuard(vm, self.name, self.front, policy, str(chardev.path))
+        self.guard.on_mended = self._mended
+        self.guard.state = RUNNING
 
 
 def add_disks(vm: Vm, dirty_log: DirtyLog | None) -> list[Disk]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vmm_core.chardev.base import Chardev
     from vmm_core.config.records import VmConfig
     from vmm_core.loop import EventLoop
+    from vmm_core.supervisor.resources import Resources
     from vmm_core.vhost.dirty_log import DirtyLog
 
     Listener = Callable[[str, dict[str, object]], None]
@@ -59,6 +60,7 @@ class Vm:
         self.named_fds: dict[str, int] = {}  # QMP getfd
         self._listeners: list[Listener] = []
         self._shutting_down = False
+        self._resources: Resources | None = None
 
     def _create_accel_vm(self) -> AccelVm:
         if self.accel_name == "kvm":
@@ -97,6 +99,21 @@ class Vm:
             if isinstance(disk, OwnDisk) and disk.iothread == iothread and disk.backend:
                 return disk.backend.pid
         return os.getpid()
+
+    @property
+    def resources(self) -> Resources:
+        """Accounts and limits of the backends."""
+        if self._resources is None:
+            from vmm_core.supervisor.resources import Resources
+
+            self._resources = Resources(self)
+        return self._resources
+
+    def release_resources(self) -> None:
+        """The backends have ended: forget their accounts, remove their control groups. Twice does no harm."""
+        if self._resources is not None:
+            self._resources.close()
+            self._resources = None
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener(event, data)` for each QMP event, on the event loop's thread."""

@@ -45,6 +45,7 @@ static void initialise_queue(struct sc_blk *blk, uint32_t index)
     struct sc_virtqueue *vq = &blk->queues[index];
     vq->memory = &blk->memory;
     vq->index = (uint16_t)index;
+    vq->stats = &blk->own_stats[index];
     vq->kick_fd = vq->call_fd = vq->error_fd = -1;
 }
 
@@ -221,6 +222,12 @@ struct sc_virtqueue *sc_blk_queue(struct sc_blk *blk, uint32_t index)
 struct sc_memory *sc_blk_memory(struct sc_blk *blk)
 {
     return &blk->memory;
+}
+
+void sc_blk_set_stats(struct sc_blk *blk, struct sc_vq_stats *stats)
+{
+    for (uint32_t i = 0; i < blk->options.queues; i++)
+        blk->queues[i].stats = &stats[i];
 }
 
 uint32_t sc_direct_alignment(int fd)

@@ -104,6 +104,7 @@ struct sc_blk {
     struct sc_blk_options options;
     struct sc_memory memory;
     struct sc_virtqueue queues[SC_MAX_QUEUES];
+    struct sc_vq_stats own_stats[SC_MAX_QUEUES]; /* where the counters are when nobody has given a shared page */
     struct sc_blk_request *requests[SC_MAX_QUEUES]; /* queue_size of each */
     struct sc_blk_request *free[SC_MAX_QUEUES];     /* one past the last: there is none */
     struct sc_worker workers[SC_MAX_WORKERS];
@@ -138,6 +139,8 @@ void sc_blk_set_size(struct sc_blk *blk, uint64_t size);
 void sc_blk_set_iops(struct sc_blk *blk, uint64_t iops);
 struct sc_virtqueue *sc_blk_queue(struct sc_blk *blk, uint32_t index);
 struct sc_memory *sc_blk_memory(struct sc_blk *blk);
+/* Count in `stats`, one for each queue, from now on; what is there already is added to. Before sc_blk_start. */
+void sc_blk_set_stats(struct sc_blk *blk, struct sc_vq_stats *stats);
 /* What direct I/O to `fd` must be aligned to (statx, Linux 6.1), in bytes; 0 when the kernel does not say. */
 uint32_t sc_direct_alignment(int fd);
 

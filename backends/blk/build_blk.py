@@ -30,7 +30,8 @@ HEADERS = [
 CDEF = """
 struct sc_memory { bool log_enabled; ...; };
 struct sc_vq_stats {
-    uint64_t kicks, calls, calls_suppressed, requests, read_bytes, written_bytes, errors, in_flight, latency[32];
+    uint64_t kicks, calls, calls_suppressed, requests, read_bytes, written_bytes, errors, in_flight;
+    uint64_t latency_ns, latency[31];
 };
 struct sc_virtqueue {
     uint16_t size;
@@ -40,7 +41,7 @@ struct sc_virtqueue {
     uint64_t descriptors_gpa, device_gpa;
     bool log_used;
     uint64_t log_used_gpa;
-    struct sc_vq_stats stats;
+    struct sc_vq_stats *stats;
     ...;
 };
 struct sc_blk_options {
@@ -69,6 +70,7 @@ uint32_t sc_vq_base(const struct sc_virtqueue *vq);
 void sc_vq_call(struct sc_virtqueue *vq);
 uint64_t sc_inflight_size(uint16_t queue_size, bool packed);
 void sc_vq_set_inflight(struct sc_virtqueue *vq, void *region);
+void sc_inflight_retire(struct sc_virtqueue *vq);
 
 struct sc_blk *sc_blk_new(const struct sc_blk_options *options);
 int sc_blk_start(struct sc_blk *blk);
@@ -81,6 +83,7 @@ void sc_blk_set_size(struct sc_blk *blk, uint64_t size);
 void sc_blk_set_iops(struct sc_blk *blk, uint64_t iops);
 struct sc_virtqueue *sc_blk_queue(struct sc_blk *blk, uint32_t index);
 struct sc_memory *sc_blk_memory(struct sc_blk *blk);
+void sc_blk_set_stats(struct sc_blk *blk, struct sc_vq_stats *stats);
 uint32_t sc_direct_alignment(int fd);
 """
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from backends.blk import image, layout
 from backends.blk._blk import ffi, lib
 from backends.runtime.device import Device, DeviceError, MemoryRegion
+from ipc import queue_stats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,12 +35,15 @@ def check(result: int, what: str) -> int:
 
 
 class BlkDevice(Device):
-    """A disk over an open image. `start` creates its threads; nothing runs before. Takes over `fd`."""
+    """A disk over an open image. `start` creates its threads; nothing runs before. Takes over `fd` and `stats_fd`.
+
+    `stats_fd` is shared memory to count in (`ipc/queue_stats.py`); -1: the counters are this process's alone.
+    """
 
     name = "blk"
     protocol_features = 1 << INFLIGHT_SHMFD
 
-    def __init__(self, fd: int, options: Mapping[str, Any]) -> None:
+    def __init__(self, fd: int, options: Mapping[str, Any], stats_fd: int = -1) -> None:
         self._fd = fd
         self._size = image.size_of(fd)
         self.num_queues = int(options.get("num_queues", 1))
@@ -54,6 +58,8 @@ class BlkDevice(Device):
         self._alignment = image.direct_alignment(fd)
         self.features = self._offer()
         self._blk = self._create(options)
+        if stats_fd >= 0:
+            self._count_in(stats_fd)
 
     @property
     def image_fd(self) -> int:
@@ -170,6 +176,8 @@ class BlkDevice(Device):
 
     def vring_stop(self, index: int) -> int:
         with self._paused():
+            if lib.sc_blk_queue(self._blk, index).ready:
+                lib.sc_inflight_retire(lib.sc_blk_queue(self._blk, index))  # from now on the base counts
             return self._stop_ring(index)
 
     def get_config(self, offset: int, size: int) -> bytes:
@@ -229,7 +237,7 @@ class BlkDevice(Device):
         lib.sc_blk_free(self._blk)
         os.close(self._fd)
 
-    # Below: with the workers paused, except the first three.
+    # Below: with the workers paused, except the first four.
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         self._engine = str(options.get("aio", "io_uring"))
@@ -272,6 +280,19 @@ class BlkDevice(Device):
         if not blk:
             raise DeviceError("not enough memory for the queues")
         return blk
+
+    def _count_in(self, fd: int) -> None:
+        try:
+            page = mmap.mmap(fd, 0)
+        except (OSError, ValueError) as error:
+            raise DeviceError(f"memory for counters: {error}") from error
+        finally:
+            os.close(fd)
+        if queue_stats.blocks(page) < self.num_queues:
+            raise DeviceError("memory for counters: its layout is not the one we know")
+        self._stats_page = page  # unmapped with the process
+        start = ffi.cast("uint8_t *", ffi.from_buffer(page)) + queue_stats.HEADER.size
+        lib.sc_blk_set_stats(self._blk, ffi.cast("struct sc_vq_stats *", start))
 
     @contextmanager
     def _paused(self) -> Iterator[None]:

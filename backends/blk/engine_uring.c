@@ -214,7 +214,7 @@ static void reap(struct sc_worker *worker)
             complete(worker, (struct sc_blk_request *)(uintptr_t)data, cqe->res);
         else {
             if ((data & TAG_MASK) == TAG_DOORBELL)
-                worker->blk->queues[data >> 2 & (SC_MAX_QUEUES - 1)].stats.kicks++;
+                worker->blk->queues[data >> 2 & (SC_MAX_QUEUES - 1)].stats->kicks++;
             if (!(cqe->flags & IORING_CQE_F_MORE) && cqe->res >= 0)
                 rearm(worker, data);
         }

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 def serve(fds: dict[str, int], options: Mapping[str, Any]) -> None:
     """Serve `fds["image"]` to the front-end at `fds["vhost"]` until it hangs up; takes the descriptors over.
 
+    `fds["stats"]`, if there is one, is where to count.
+
     The sandbox is sealed when all threads and rings exist, before the front-end is heard.
     """
-    device = BlkDevice(fds["image"], options)
+    device = BlkDevice(fds["image"], options, fds.get("stats", -1))
     device.start()
     sandbox.seal()
     Server(device).serve_connection(fds["vhost"])

@@ -214,7 +214,7 @@ static void answer(struct sc_worker *worker, struct sc_blk_request *request, int
     *request->status = (uint8_t)status;
     sc_memory_mark(vq->memory, request->status_gpa, 1);
     if (status != S_OK) {
-        vq->stats.errors++;
+        vq->stats->errors++;
         request->written = 0;
     }
     sc_vq_push(vq, &request->chain, request->written + 1);
@@ -227,14 +227,15 @@ static void note_latency(struct sc_virtqueue *vq, uint64_t nanoseconds)
 {
     uint64_t microseconds = nanoseconds / 1000;
     unsigned bucket = microseconds < 2 ? 0 : 63u - (unsigned)__builtin_clzll(microseconds);
-    vq->stats.latency[bucket > 31 ? 31 : bucket]++;
+    vq->stats->latency[bucket > 30 ? 30 : bucket]++;
+    vq->stats->latency_ns += nanoseconds;
 }
 
 void sc_blk_begin(struct sc_worker *worker, struct sc_blk_request *request)
 {
     struct sc_blk *blk = worker->blk;
     struct sc_virtqueue *vq = request->vq;
-    vq->stats.requests++;
+    vq->stats->requests++;
     if (!take_status(request)) {
         sc_vq_break(vq, -EPROTO); /* nowhere to say what happened */
         request->next = blk->free[vq->index];
@@ -249,7 +250,7 @@ void sc_blk_begin(struct sc_worker *worker, struct sc_blk_request *request)
     request->started = sc_now();
     request->bounce = NULL;
     worker->in_flight++;
-    vq->stats.in_flight++;
+    vq->stats->in_flight++;
     if (blk->options.alignment > 1)
         sc_exclusive_enter(worker);
     if (blk->options.alignment > 1 && sc_bounce_prepare(worker, request))
@@ -262,7 +263,7 @@ void sc_blk_complete(struct sc_worker *worker, struct sc_blk_request *request)
 {
     struct sc_virtqueue *vq = request->vq;
     worker->in_flight--;
-    vq->stats.in_flight--;
+    vq->stats->in_flight--;
     if (worker->blk->options.alignment > 1)
         sc_exclusive_leave(worker->blk);
     bool transfer = request->operation == SC_OP_READ || request->operation == SC_OP_WRITE;
@@ -275,9 +276,9 @@ void sc_blk_complete(struct sc_worker *worker, struct sc_blk_request *request)
         sc_blk_log(worker->blk, request, error);
     else if (request->operation == SC_OP_READ) {
         request->written = (uint32_t)request->length;
-        vq->stats.read_bytes += request->length;
+        vq->stats->read_bytes += request->length;
     } else if (request->operation == SC_OP_WRITE)
-        vq->stats.written_bytes += request->length;
+        vq->stats->written_bytes += request->length;
     note_latency(vq, sc_now() - request->started);
     answer(worker, request, error ? S_IOERR : S_OK);
 }

@@ -181,18 +181,25 @@ static void drain(int fd)
 void sc_poll_wait(struct sc_worker *worker, int64_t nanoseconds)
 {
     struct pollfd fds[SC_MAX_QUEUES + 2];
+    struct sc_virtqueue *rung[SC_MAX_QUEUES + 2] = {NULL};
     nfds_t count = 0;
     fds[count++] = (struct pollfd){.fd = worker->control_fd, .events = POLLIN};
     fds[count++] = (struct pollfd){.fd = worker->completion_fd, .events = POLLIN};
     for (uint32_t i = 0; i < worker->queue_count; i++) {
-        const struct sc_virtqueue *vq = &worker->blk->queues[worker->queues[i]];
-        if (vq->ready && vq->kick_fd >= 0)
-            fds[count++] = (struct pollfd){.fd = vq->kick_fd, .events = POLLIN};
+        struct sc_virtqueue *vq = &worker->blk->queues[worker->queues[i]];
+        if (!vq->ready || vq->kick_fd < 0)
+            continue;
+        rung[count] = vq;
+        fds[count++] = (struct pollfd){.fd = vq->kick_fd, .events = POLLIN};
     }
     struct timespec limit = {.tv_sec = nanoseconds / 1000000000, .tv_nsec = nanoseconds % 1000000000};
     if (ppoll(fds, count, nanoseconds < 0 ? NULL : &limit, NULL) <= 0)
         return;
-    for (nfds_t i = 0; i < count; i++)
-        if (fds[i].revents & POLLIN)
-            drain(fds[i].fd);
+    for (nfds_t i = 0; i < count; i++) {
+        if (!(fds[i].revents & POLLIN))
+            continue;
+        drain(fds[i].fd);
+        if (rung[i])
+            rung[i]->stats->kicks++;
+    }
 }

@@ -22,6 +22,21 @@ void sc_vq_set_inflight(struct sc_virtqueue *vq, void *region)
     vq->inflight_packed = vq->packed ? region : NULL;
 }
 
+void sc_inflight_retire(struct sc_virtqueue *vq)
+{
+    if (vq->inflight_split)
+        vq->inflight_split->version = 0;
+    if (vq->inflight_packed)
+        vq->inflight_packed->version = 0;
+}
+
+void sc_inflight_resubmit(struct sc_virtqueue *vq, uint16_t entry, uint64_t counter)
+{
+    vq->resubmit[vq->resubmit_count++] = entry;
+    if (counter >= vq->inflight_counter)
+        vq->inflight_counter = counter + 1;
+}
+
 static uint64_t counter_of(const struct sc_virtqueue *vq, uint16_t entry)
 {
     return vq->inflight_split ? vq->inflight_split->desc[entry].counter : vq->inflight_packed->desc[entry].counter;

@@ -55,6 +55,17 @@ struct sc_inflight_packed {
 
 struct sc_virtqueue;
 
+/* A process can be killed between any two stores. Another one then reads what was stored up to there, in the order in
+ * which the program stored it, as long as the compiler does not change that.
+ */
+static inline void sc_inflight_order(void)
+{
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Note that an entry is to be done again; new requests are counted after it. */
+void sc_inflight_resubmit(struct sc_virtqueue *vq, uint16_t entry, uint64_t counter);
+
 /* Order the entries of `vq->resubmit` as the driver submitted them. */
 void sc_inflight_sort(struct sc_virtqueue *vq);
 

@@ -42,7 +42,7 @@ int sc_vq_break(struct sc_virtqueue *vq, int error)
     if (!vq->broken && write(STDERR_FILENO, line, (size_t)length) < 0)
         error = error < 0 ? error : -EIO; /* nobody reads the log any more */
     vq->broken = true;
-    vq->stats.errors++;
+    vq->stats->errors++;
     signal_eventfd(vq->error_fd);
     return error;
 }
@@ -55,6 +55,7 @@ int sc_vq_start(struct sc_virtqueue *vq, uint32_t base)
     vq->resubmit_count = vq->resubmit_next = 0;
     vq->inflight_counter = 0;
     vq->notifications_on = true;
+    vq->stats->in_flight = 0; /* a predecessor that died has left its own there */
     return vq->packed ? sc_packed_start(vq, base) : sc_split_start(vq, base);
 }
 
@@ -88,12 +89,12 @@ void sc_vq_publish(struct sc_virtqueue *vq)
     if (vq->packed ? sc_packed_publish(vq) : sc_split_publish(vq))
         sc_vq_call(vq);
     else
-        vq->stats.calls_suppressed++;
+        vq->stats->calls_suppressed++;
 }
 
 void sc_vq_call(struct sc_virtqueue *vq)
 {
-    vq->stats.calls++;
+    vq->stats->calls++;
     signal_eventfd(vq->call_fd);
 }
 

@@ -29,6 +29,8 @@ struct sc_chain {
     uint64_t gpa[SC_MAX_IOV];
 };
 
+/* Written by the queue's thread alone, so plain stores do; whoever watches reads them from shared memory. The layout is
+ * `ipc/queue_stats.py`'s. */
 struct sc_vq_stats {
     uint64_t kicks;
     uint64_t calls;
@@ -38,7 +40,8 @@ struct sc_vq_stats {
     uint64_t written_bytes;
     uint64_t errors;
     uint64_t in_flight;
-    uint64_t latency[32]; /* requests that took [2^i, 2^(i+1)) microseconds; i = 0 takes all below 2 */
+    uint64_t latency_ns;  /* the sum of all */
+    uint64_t latency[31]; /* requests that took [2^i, 2^(i+1)) microseconds; i = 0 takes all below 2 */
 };
 
 struct sc_inflight_split;
@@ -71,7 +74,7 @@ struct sc_virtqueue {
     uint16_t resubmit[SC_MAX_QUEUE_SIZE];
     uint16_t resubmit_count, resubmit_next;
 
-    struct sc_vq_stats stats;
+    struct sc_vq_stats *stats; /* never NULL */
 };
 
 /* Rings are set; take `base` (SET_VRING_BASE: split 16 bits, packed 2 x 16 with wrap counters). */
@@ -97,6 +100,9 @@ void sc_vq_call(struct sc_virtqueue *vq);
 uint64_t sc_inflight_size(uint16_t queue_size, bool packed);
 /* Use a region of `sc_inflight_size` bytes; NULL: none. Before sc_vq_start. */
 void sc_vq_set_inflight(struct sc_virtqueue *vq, void *region);
+
+/* The ring has been stopped in good order, nothing is in flight: the region must not be believed next time. */
+void sc_inflight_retire(struct sc_virtqueue *vq);
 
 /* Shared by the two ring formats. */
 int sc_chain_add(const struct sc_memory *memory, struct sc_chain *chain, uint64_t gpa, uint32_t length, bool writable);

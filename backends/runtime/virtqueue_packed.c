@@ -54,7 +54,6 @@ static void advance(uint16_t *index, bool *wrap, uint16_t by, uint16_t size)
     }
 }
 
-/* The free entries of the inflight region form a list through `next`. */
 static void clear_region(struct sc_virtqueue *vq)
 {
     struct sc_inflight_packed *region = vq->inflight_packed;
@@ -64,65 +63,88 @@ static void clear_region(struct sc_virtqueue *vq)
         region->desc[i].next = (uint16_t)(i + 1);
     region->used_idx = region->old_used_idx = vq->next_used;
     region->used_wrap_counter = region->old_used_wrap_counter = vq->used_wrap;
+    sc_inflight_order();
     region->version = SC_INFLIGHT_VERSION;
 }
 
-/* A completion that the crash cut in two is either visible to the driver, and then done, or taken back. */
+/* A completion that the crash cut in two is either visible to the driver, and then done, or taken back. It stores, in
+ * this order: free_head, used_idx and its wrap counter, the ring's descriptor, the entry's mark, old_free_head, the
+ * other old_ ones. So with both free heads equal it had got past the mark: the new position holds.
+ */
 static void settle(struct sc_virtqueue *vq)
 {
     struct sc_inflight_packed *region = vq->inflight_packed;
-    if (region->used_idx == region->old_used_idx && region->used_wrap_counter == region->old_used_wrap_counter) {
-        region->free_head = region->old_free_head;
-        if (region->free_head < vq->size)
-            region->desc[region->free_head].inflight = 0; /* taken, but not out of the list: never begun */
+    if (region->free_head == region->old_free_head)
         return;
     }
     /* Still as the driver made it available: the completion did not get out. It may have been used again meanwhile. */
     uint16_t flags = __atomic_load_n(&slot(vq, region->old_used_idx)->flags, __ATOMIC_ACQUIRE);
-    if (!is_available(flags, region->old_used_wrap_counter)) {
-        uint16_t head = region->free_head;
-        for (uint16_t i = 0; i < vq->size && head < vq->size && head != region->old_free_head; i++) {
-            region->desc[head].inflight = 0;
-            uint16_t last = region->desc[head].last;
-            head = last < vq->size ? region->desc[last].next : vq->size;
-        }
-        region->old_free_head = region->free_head;
-        region->old_used_idx = region->used_idx;
-        region->old_used_wrap_counter = region->used_wrap_counter;
+    bool used = flags & DESC_USED, wrap = region->old_used_wrap_counter & 1;
+    bool moved = region->used_idx != region->old_used_idx || (region->used_wrap_counter & 1) != wrap;
+    if (moved && used == wrap) { /* whatever AVAIL says: the driver may have filled the slot again */
+        if (region->free_head < vq->size)
+            region->desc[region->free_head].inflight = 0;
     } else {
-        region->free_head = region->old_free_head;
         region->used_idx = region->old_used_idx;
         region->used_wrap_counter = region->old_used_wrap_counter;
     }
 }
 
-static void recover(struct sc_virtqueue *vq)
+/* Chains in flight own their entries; the rest is free, in a list through `next`. -EPROTO when two chains overlap. */
+static int rebuild_free_list(struct sc_virtqueue *vq)
+{
+    struct sc_inflight_packed *region = vq->inflight_packed;
+    bool taken[SC_MAX_QUEUE_SIZE] = {false};
+    for (uint16_t i = 0; i < vq->resubmit_count; i++) {
+        uint16_t entry = vq->resubmit[i];
+        for (uint16_t left = region->desc[entry].num; left > 0; left--) {
+            if (entry >= vq->size || taken[entry])
+                return -EPROTO;
+            taken[entry] = true;
+            region->desc[vq->resubmit[i]].last = entry;
+            entry = region->desc[entry].next;
+        }
+    }
+    uint16_t head = vq->size;
+    for (uint16_t i = vq->size; i > 0; i--)
+        if (!taken[i - 1]) {
+            region->desc[i - 1].next = head;
+            head = (uint16_t)(i - 1);
+        }
+    region->free_head = region->old_free_head = head;
+    region->old_used_idx = region->used_idx;
+    region->old_used_wrap_counter = region->used_wrap_counter;
+    return 0;
+}
+
+/* -EPROTO for a region that cannot be of this ring: doing the wrong requests again is worse than none. */
+static int recover(struct sc_virtqueue *vq)
 {
     struct sc_inflight_packed *region = vq->inflight_packed;
     if (!region)
-        return;
-    if (region->version != SC_INFLIGHT_VERSION || region->desc_num != vq->size || region->old_used_idx >= vq->size ||
-        region->used_idx >= vq->size) {
+        return 0;
+    if (region->version == 0 || region->desc_num != vq->size) {
         clear_region(vq);
-        return;
+        return 0;
     }
+    if (region->version != SC_INFLIGHT_VERSION || region->old_used_idx >= vq->size || region->used_idx >= vq->size)
+        return -EPROTO;
     settle(vq);
     vq->next_used = region->used_idx;
     vq->used_wrap = region->used_wrap_counter & 1;
-    uint16_t next = vq->next_used;
-    bool wrap = vq->used_wrap;
-    for (uint16_t i = 0; i < vq->size; i++) {
-        const struct sc_inflight_packed_entry *entry = &region->desc[i];
-        if (entry->inflight != 1 || entry->num == 0 || entry->num > vq->size)
-            continue;
-        vq->resubmit[vq->resubmit_count++] = i;
-        advance(&next, &wrap, entry->num, vq->size);
-        if (entry->counter >= vq->inflight_counter)
-            vq->inflight_counter = entry->counter + 1;
-    }
+    uint32_t slots = 0;
+    for (uint16_t i = 0; i < vq->size; i++)
+        if (region->desc[i].inflight == 1) {
+            slots += region->desc[i].num;
+            if (region->desc[i].num == 0 || slots > vq->size)
+                return -EPROTO;
+            sc_inflight_resubmit(vq, i, region->desc[i].counter);
+        }
     sc_inflight_sort(vq);
-    vq->next_avail = next;
-    vq->avail_wrap = wrap;
+    vq->next_avail = vq->next_used;
+    vq->avail_wrap = vq->used_wrap;
+    advance(&vq->next_avail, &vq->avail_wrap, (uint16_t)slots, vq->size);
+    return rebuild_free_list(vq);
 }
 
 int sc_packed_start(struct sc_virtqueue *vq, uint32_t base)
@@ -133,8 +155,7 @@ int sc_packed_start(struct sc_virtqueue *vq, uint32_t base)
     vq->used_wrap = base >> 31 & 1;
     if (vq->next_avail >= vq->size || vq->next_used >= vq->size)
         return -EINVAL;
-    recover(vq);
-    return 0;
+    return recover(vq);
 }
 
 static int add_indirect(struct sc_virtqueue *vq, struct sc_chain *chain, uint64_t address, uint32_t length)
@@ -190,8 +211,8 @@ static int remember(struct sc_virtqueue *vq, struct sc_chain *chain, const struc
     region->desc[head].counter = vq->inflight_counter++;
     /* In this order: a crash in between leaves an entry that is in flight and free, which `settle` takes back. */
     __atomic_store_n(&region->desc[head].inflight, 1, __ATOMIC_RELEASE);
-    __atomic_store_n(&region->old_free_head, entry, __ATOMIC_RELEASE);
-    __atomic_store_n(&region->free_head, entry, __ATOMIC_RELEASE);
+    sc_inflight_order();
+    region->free_head = region->old_free_head = entry;
     chain->inflight = head;
     return 0;
 }
@@ -216,6 +237,8 @@ static int replay(struct sc_virtqueue *vq, struct sc_chain *chain)
             return result;
         entry = from->next;
     }
+    if (chain->id >= vq->size)
+        return -EINVAL;
     return 1;
 }
 
@@ -259,14 +282,31 @@ int sc_packed_pop(struct sc_virtqueue *vq, struct sc_chain *chain)
     return result < 0 ? sc_vq_break(vq, result) : result;
 }
 
-static void forget(struct sc_virtqueue *vq, const struct sc_chain *chain)
+/* Each group of stores is seen by a successor only after those before it: see `settle`. */
+static void note_begin(struct sc_virtqueue *vq, const struct sc_chain *chain, uint16_t next, bool wrap)
 {
     struct sc_inflight_packed *region = vq->inflight_packed;
-    struct sc_inflight_packed_entry *head = &region->desc[chain->inflight];
-    __atomic_store_n(&head->inflight, 0, __ATOMIC_RELEASE);
-    __atomic_store_n(&region->old_free_head, region->free_head, __ATOMIC_RELEASE);
-    __atomic_store_n(&region->old_used_idx, region->used_idx, __ATOMIC_RELEASE);
-    __atomic_store_n(&region->old_used_wrap_counter, region->used_wrap_counter, __ATOMIC_RELEASE);
+    uint16_t last = region->desc[chain->inflight].last;
+    region->desc[last < vq->size ? last : chain->inflight].next = region->free_head;
+    sc_inflight_order();
+    region->free_head = chain->inflight;
+    sc_inflight_order();
+    region->used_idx = next;
+    region->used_wrap_counter = wrap;
+    sc_inflight_order();
+}
+
+static void note_end(struct sc_virtqueue *vq, const struct sc_chain *chain)
+{
+    struct sc_inflight_packed *region = vq->inflight_packed;
+    sc_inflight_order();
+    region->desc[chain->inflight].inflight = 0;
+    sc_inflight_order();
+    region->old_free_head = region->free_head;
+    sc_inflight_order();
+    region->old_used_idx = region->used_idx;
+    region->old_used_wrap_counter = region->used_wrap_counter;
+    sc_inflight_order();
 }
 
 void sc_packed_push(struct sc_virtqueue *vq, const struct sc_chain *chain, uint32_t written)
@@ -277,15 +317,8 @@ void sc_packed_push(struct sc_virtqueue *vq, const struct sc_chain *chain, uint3
     uint16_t next = vq->next_used;
     bool wrap = vq->used_wrap;
     advance(&next, &wrap, chain->slots, vq->size);
-    if (vq->inflight_packed) {
-        struct sc_inflight_packed *region = vq->inflight_packed;
-        uint16_t last = region->desc[chain->inflight].last;
-        region->desc[last < vq->size ? last : chain->inflight].next = region->free_head;
-        __atomic_store_n(&region->free_head, chain->inflight, __ATOMIC_RELEASE);
-        __atomic_store_n(&region->used_idx, next, __ATOMIC_RELEASE);
-        __atomic_store_n(&region->used_wrap_counter, wrap, __ATOMIC_RELEASE);
-        __atomic_signal_fence(__ATOMIC_SEQ_CST); /* a crash must find the above before the used descriptor */
-    }
+    if (vq->inflight_packed)
+        note_begin(vq, chain, next, wrap);
     descriptor->id = chain->id;
     descriptor->length = written;
     sc_memory_mark(vq->memory, gpa, sizeof(*descriptor));
@@ -293,7 +326,7 @@ void sc_packed_push(struct sc_virtqueue *vq, const struct sc_chain *chain, uint3
     vq->next_used = next;
     vq->used_wrap = wrap;
     if (vq->inflight_packed)
-        forget(vq, chain);
+        note_end(vq, chain);
 }
 
 bool sc_packed_publish(struct sc_virtqueue *vq)

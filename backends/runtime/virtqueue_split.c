@@ -47,35 +47,39 @@ static void mark_used(const struct sc_virtqueue *vq, uint64_t offset, uint64_t l
 }
 
 /* After a crash: what was published but not yet noted is done, everything else that is in flight is to be done again.
+ * -EPROTO for a region that cannot be of this ring: doing the wrong requests again is worse than none.
  */
-static void recover(struct sc_virtqueue *vq)
+static int recover(struct sc_virtqueue *vq)
 {
     struct sc_inflight_split *region = vq->inflight_split;
     if (!region)
-        return;
-    if (region->version != SC_INFLIGHT_VERSION || region->desc_num != vq->size) {
+        return 0;
+    if (region->version == 0 || region->desc_num != vq->size) {
         memset(region, 0, sizeof(*region) + vq->size * sizeof(region->desc[0]));
         region->desc_num = vq->size;
         region->used_idx = vq->next_used;
+        sc_inflight_order();
         region->version = SC_INFLIGHT_VERSION;
-        return;
+        return 0;
     }
     uint16_t unnoted = (uint16_t)(vq->next_used - region->used_idx);
-    uint16_t head = region->last_batch_head;
-    for (uint16_t i = 0; i < unnoted && unnoted <= vq->size && head < vq->size; i++) {
+    if (region->version != SC_INFLIGHT_VERSION || unnoted > vq->size)
+        return -EPROTO;
+    for (uint16_t i = 0, head = region->last_batch_head; i < unnoted; i++) {
+        if (head >= vq->size)
+            return -EPROTO;
+        uint16_t next = region->desc[head].next;
         region->desc[head].inflight = 0;
-        head = region->desc[head].next;
+        head = next;
     }
-    __atomic_store_n(&region->used_idx, vq->next_used, __ATOMIC_RELEASE);
-    for (uint16_t i = 0; i < vq->size; i++) {
-        if (region->desc[i].inflight != 1)
-            continue;
-        vq->resubmit[vq->resubmit_count++] = i;
-        if (region->desc[i].counter >= vq->inflight_counter)
-            vq->inflight_counter = region->desc[i].counter + 1;
-    }
+    sc_inflight_order();
+    region->used_idx = vq->next_used;
+    for (uint16_t i = 0; i < vq->size; i++)
+        if (region->desc[i].inflight == 1)
+            sc_inflight_resubmit(vq, i, region->desc[i].counter);
     sc_inflight_sort(vq);
-    vq->next_avail = (uint16_t)(vq->next_used + vq->resubmit_count); /* the front-end may not know where that is */
+    vq->next_avail = (uint16_t)(vq->next_used + vq->resubmit_count);
+    return 0;
 }
 
 int sc_split_start(struct sc_virtqueue *vq, uint32_t base)
@@ -84,8 +88,7 @@ int sc_split_start(struct sc_virtqueue *vq, uint32_t base)
         return -EINVAL;
     vq->next_avail = (uint16_t)base;
     vq->next_used = load(USED_INDEX(vq));
-    recover(vq);
-    return 0;
+    return recover(vq);
 }
 
 bool sc_split_available(const struct sc_virtqueue *vq)
@@ -188,6 +191,7 @@ void sc_split_push(struct sc_virtqueue *vq, const struct sc_chain *chain, uint32
     mark_used(vq, 4 + slot * sizeof(*element), sizeof(*element));
     if (vq->inflight_split) {
         vq->inflight_split->desc[chain->id].next = vq->inflight_split->last_batch_head;
+        sc_inflight_order();
         vq->inflight_split->last_batch_head = chain->id;
     }
     vq->batch[vq->batch_count++] = chain->id;
@@ -198,6 +202,7 @@ static void note_batch(struct sc_virtqueue *vq)
 {
     struct sc_inflight_split *region = vq->inflight_split;
     if (region) {
+        sc_inflight_order();
         for (uint16_t i = 0; i < vq->batch_count; i++)
             region->desc[vq->batch[i]].inflight = 0;
         __atomic_store_n(&region->used_idx, vq->next_used, __ATOMIC_RELEASE);

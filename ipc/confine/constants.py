@@ -68,6 +68,9 @@ CONSTANTS = {
     "PR_GET_NAME": 16,
     "PR_SET_VMA": 0x53564D41,
     "PR_SET_TIMERSLACK": 29,
+    # <sys/resource.h>
+    "PRIO_PROCESS": 0,
+    "RLIMIT_NPROC": 6,
     # <linux/if.h>, <sys/socket.h>
     "AF_UNIX": 1,
     "AF_INET": 2,

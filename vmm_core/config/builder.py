@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from vmm_core.config.lexer import Occurrence
+    from vmm_core.config.records import BackendPolicy
     from vmm_core.config.table import Option
 
 
@@ -33,9 +34,10 @@ def build(occurrences: Iterable[Occurrence]) -> VmConfig:
     rootless = not (draft.chardevs or draft.drives or "initrd" in draft.scalars)
     check_combinations(draft)
     Resolver(draft).resolve()
+    backends = _backends(draft)
     check_listeners(draft)
     _refuse_unbuilt(draft)
-    config = _assemble(draft)
+    config = _assemble(draft, backends)
     check_host(config, rootless)
     return config
 
@@ -74,7 +76,15 @@ def _refuse_unbuilt(draft: Draft) -> None:
         raise VmmError(f"{', '.join(names[:-1])} and {names[-1]} are not built yet")
 
 
-def _assemble(draft: Draft) -> VmConfig:
+def _backends(draft: Draft) -> tuple[BackendPolicy, ...]:
+    if not draft.backends:
+        return ()
+    from vmm_core.config.backends import resolve
+
+    return resolve(draft)
+
+
+def _assemble(draft: Draft, backends: tuple[BackendPolicy, ...]) -> VmConfig:
     scalars = draft.scalars
     return VmConfig(
         name=scalars.get("name", ""),
@@ -87,6 +97,7 @@ def _assemble(draft: Draft) -> VmConfig:
         drives=tuple(draft.drives),
         devices=records(draft),
         iothreads=tuple(draft.iothreads),
+        backends=backends,
         monitors=tuple(draft.monitors),
         freeze="S" in scalars,
         log_path=scalars.get("D"),

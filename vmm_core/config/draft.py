@@ -37,6 +37,7 @@ class Draft:
         self.devices: list[tuple[Body, dict[str, Any]]] = []
         self.iothreads: list[IothreadConfig] = []
         self.objects: dict[str, str] = {}  # every object's id, and its type
+        self.backends: dict[str, dict[str, Any]] = {}  # -backend: what was given, by id
         self.monitors: list[MonitorConfig] = []
         self.monitor_chardev: str | None = None
         self.iothread_users: list[tuple[str, str]] = []  # (who, iothread's id)

@@ -44,6 +44,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("device", "V", MANY, "a device of the guest", family="devices"),
     Option("serial", "V", ONE, "the serial port", family="chardev"),
     Option("object", "V", MANY, "an I/O thread or another helper object", family="objects"),
+    Option("backend", "B", MANY, "restart, sandbox and limits of backend processes", family="backends"),
     Option("vnc", "V", ONE, "VNC server on port 5900+N", family="display", built=False),
     Option("cameradev", "B", MANY, "a camera of the host", family="display", built=False),
     # The process.

@@ -117,6 +117,33 @@ class IothreadConfig(Record):
     id: str
 
 
+DEFAULT_BACKEND = "default"  # stands for all devices without a policy of their own
+
+
+class BackendPolicy(Record):
+    """`-backend`: how one device's backend process is restarted, confined and limited; None: no limit.
+
+    `window` in seconds, `backoff` in milliseconds, `cpu_max` in percent of one CPU, `memory_max` in bytes, `io_*_bps`
+    in bytes a second. An `id` of "default" is for all devices without a policy of their own.
+    """
+
+    id: str = DEFAULT_BACKEND
+    restart: str = "on-failure"  # or "always", "never"
+    max_restarts: int = 10
+    window: int = 60
+    backoff: int = 0
+    sandbox: str = "default"  # or "strict"
+    cpu_max: int | None = None
+    memory_max: int | None = None
+    pids_max: int | None = None
+    io_read_bps: int | None = None
+    io_write_bps: int | None = None
+    io_read_iops: int | None = None
+    io_write_iops: int | None = None
+    cpus: tuple[int, ...] | None = None
+    nice: int | None = None
+
+
 class MonitorConfig(Record):
     """`-qmp` or `-mon`: one QMP listener."""
 
@@ -139,6 +166,7 @@ class VmConfig(Record):
     drives: tuple[DriveConfig, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
     iothreads: tuple[IothreadConfig, ...] = ()
+    backends: tuple[BackendPolicy, ...] = ()
     monitors: tuple[MonitorConfig, ...] = ()
     freeze: bool = False
     log_path: str | None = None  # None: standard error
@@ -146,3 +174,10 @@ class VmConfig(Record):
     daemonize: bool = False
     seccomp: bool = True
     test_socket: str | None = None
+
+    def backend_policy(self, name: str) -> BackendPolicy:
+        """The policy for the backend of the device called `name`."""
+        for policy in self.backends:
+            if policy.id in (name, DEFAULT_BACKEND):  # the default comes last
+                return policy
+        return BackendPolicy()

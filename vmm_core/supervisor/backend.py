@@ -33,6 +33,7 @@ class BackendProcess:
         self.missing: list[str] = []
         self.exit_status: int | None = None
         self.end_reason = ""
+        self.on_started: Callable[[BackendProcess], None] | None = None  # called when `pid` is known
         self._loop = loop
         self._on_end = on_end
         self._pidfd = -1
@@ -58,6 +59,8 @@ class BackendProcess:
         self.namespace_pid, self._pidfd = namespace_pid, pidfd
         self.pid = pid_behind(pidfd)
         self._loop.add(pidfd, READ, self._pidfd_ready)
+        if self.on_started is not None:
+            self.on_started(self)
 
     def sandboxed(self, missing: list[str]) -> None:
         """Its sandbox stands, except for `missing`."""

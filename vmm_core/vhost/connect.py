@@ -16,23 +16,24 @@ _NOT_YET = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
 def connect(path: str, timeout: float = CONNECT_TIMEOUT) -> int:
     """Return a descriptor connected to the unix socket at `path`; VmmError after `timeout` seconds without success."""
     deadline = monotonic() + timeout
+    while True:
+        sock, failure = try_connect(path)
+        if sock >= 0:
+            return sock
+        if failure.errno not in _NOT_YET or monotonic() >= deadline:
+            raise VmmError(f"cannot connect to the vhost-user backend at {path}: {failure.strerror or failure}")
+        sleep(RETRY_INTERVAL)
+
+
+def try_connect(path: str) -> tuple[int, OSError]:
+    """Return a connected descriptor without waiting, or -1 and why not."""
     sock = socket(AF_UNIX, SOCK_STREAM)
     try:
         sock.setblocking(False)
-        while True:
-            failure = _try_connect(sock, path)
-            if failure is None:
-                return sock.detach()
-            if failure.errno not in _NOT_YET or monotonic() >= deadline:
-                raise VmmError(f"cannot connect to the vhost-user backend at {path}: {failure.strerror or failure}")
-            sleep(RETRY_INTERVAL)
-    finally:
-        sock.close()
-
-
-def _try_connect(sock: socket, path: str) -> OSError | None:
-    try:
         sock.connect(path)
     except OSError as error:  # a path that is too long is an OSError without errno
-        return error
-    return None
+        return -1, error
+    else:
+        return sock.detach(), OSError()
+    finally:
+        sock.close()

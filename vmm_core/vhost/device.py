@@ -1,8 +1,9 @@
 """A virtio device whose back half is another process behind a vhost-user socket, our own or a foreign one.
 
 Transports call from vCPU threads, the main loop serves `channel_fd`. A call waits for the backend at most `timeout`
-seconds per answer (draining a ring: `drain_timeout`). A backend that dies, lies or is too slow costs DeviceBroken and
-one `on_broken`; `attach` with a new socket and a reset by the driver make the device usable again.
+seconds per answer (draining a ring: `drain_timeout`). A backend that dies, lies or is too slow is lost. With a
+supervisor (`supervise`) calls then wait for a replacement, which is brought to where the lost one was, as one
+transaction; without one, or when it gives up, the loss costs DeviceBroken and one `on_broken`, until `attach`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from ipc import vhost_user as wire
 from ipc.errors import WireError
 from vmm_core import log
-from vmm_core.vhost import rings
-from vmm_core.vhost.link import BackendLink
+from vmm_core.vhost.link import BackendLink, Unfit
+from vmm_core.vhost.ringset import RingSet
 from vmm_core.vhost.user import DRAIN_TIMEOUT, REPLY_TIMEOUT, Refused, Session
 from vmm_core.virtio.device import DRIVER_OK, F_VERSION_1, ID_BLOCK, VirtioDevice
 
@@ -54,7 +55,6 @@ class VhostUserDevice(VirtioDevice):
         self.name = name
         self.virtio_id = virtio_id
         self.queue_sizes = queue_sizes
-        self._memory = tuple(memory)
         self._dirty_log = needs_dirty_log
         self._wanted = wanted_features & ~wire.VHOST_FEATURES
         self._on_config_change = on_config_change
@@ -64,6 +64,7 @@ class VhostUserDevice(VirtioDevice):
             dirty_log=needs_dirty_log is not None,
             timeout=timeout,
             check=self._check_offer,
+            restore=self._restore,
             on_config_change=self._config_changed,
             on_broken=on_broken,
         )
@@ -71,11 +72,28 @@ class VhostUserDevice(VirtioDevice):
         self._config: bytes | None = None
         self._config_changes = self._config_seen = 0
         self._warnings_left = MAX_WARNINGS
-        self._told: Session | None = None  # the session that knows of guest memory and the dirty log
-        self._inflight: rings.Inflight | None = None
+        self._rings = RingSet(memory, needs_dirty_log)
+        self._offered = 0  # to the driver, so a replacement must offer it, too
         self._driver_features: int | None = None  # None: not chosen yet
-        self._active: list[int] = []
+        self._written: dict[int, bytes] = {}  # the driver's successful writes to configuration space
         self._status = 0
+        self._on_active: Callable[[], object] = int  # does nothing
+
+    def supervise(
+        self,
+        *,
+        on_lost: Callable[[str], None],
+        on_unfit: Callable[[str], None],
+        on_ready: Callable[[], None],
+        on_active: Callable[[], None],
+    ) -> None:
+        """From now on somebody sees to replacements. After `on_lost(reason)` calls wait for `attach` or `fail`.
+
+        `on_unfit(reason)`: the device has failed, as no such backend can serve it; `on_ready`: one has come into
+        service; `on_active`: a driver has started the rings. All may run on any thread with locks held.
+        """
+        self._link.on_lost, self._link.on_unfit, self._link.on_ready = on_lost, on_unfit, on_ready
+        self._on_active = on_active
 
     def attach(self, sock_fd: int) -> None:
         """Take a connected vhost-user socket; never waits. Replaces an earlier backend. From any thread."""
@@ -89,6 +107,39 @@ class VhostUserDevice(VirtioDevice):
     def fail(self, reason: str) -> None:
         """The backend is dead or unwanted: end every wait, lose the device. Never waits. From any thread."""
         self._link.fail(reason)
+
+    def lose(self, reason: str) -> None:
+        """The backend is dead or must be replaced: end every wait for its answers. Never waits. From any thread."""
+        self._link.lose(reason)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a driver uses the device."""
+        return bool(self._rings.queues)
+
+    def kick_fds(self) -> list[int]:
+        """The doorbells of the rings in use."""
+        return [queue.kick_fd for queue in list(self._rings.queues)]
+
+    def outstanding(self) -> bytes:
+        """What the backend has still to do, as a picture that changes when it does something; empty: nothing."""
+        try:
+            return self._rings.outstanding(self._driver_features or 0)
+        except (OSError, ValueError):
+            return b""  # reset by the driver at this moment
+
+    def ping(self, limit: float) -> None:
+        """Have the backend answer within `limit` seconds, or lose it; not while somebody else waits for it."""
+        if not self._link.lock.acquire(blocking=False):
+            return
+        try:
+            session = self._link.established()
+            if session is not None:
+                session.call(wire.GET_FEATURES, timeout=limit)
+        except WireError:
+            self._link.lose(f"the backend did not answer within {limit:g} s", session)
+        finally:
+            self._link.lock.release()
 
     @property
     def was_ready(self) -> bool:
@@ -106,19 +157,20 @@ class VhostUserDevice(VirtioDevice):
     def set_memory(self, memory: Sequence[RamRegion]) -> None:
         """Guest memory was added or removed, rings may run; DeviceBroken when the backend cannot follow."""
         with self._link.lock:
-            old, self._memory = self._memory, tuple(memory)
-            session = self._link.established()
-            if session is not None and session is self._told:
-                self._link.talk(lambda session: rings.change_memory(session, old, self._memory))
+            if self._link.established() is None:
+                self._rings.change_memory(memory, None)
+            else:
+                self._link.talk(lambda session: self._rings.change_memory(memory, session))
 
     def close(self) -> None:
         """Free everything, ending the waits of other threads first; nothing may be called afterwards."""
         self._link.close()
-        self._drop_inflight()
+        self._rings.forget()
 
     def device_features(self) -> int:
         with self._link.lock:
-            return self._link.ready().features & self._wanted
+            self._offered = self._link.ready().features & self._wanted
+            return self._offered
 
     def set_driver_features(self, features: int) -> None:
         with self._link.lock:
@@ -148,7 +200,9 @@ class VhostUserDevice(VirtioDevice):
 
     def activate(self, queues: list[QueueSetup]) -> None:
         with self._link.lock:
-            self._link.talk(lambda session: self._start(session, queues))
+            self._rings.place(queues)
+            self._link.talk(self._start)
+        self._on_active()
 
     def reset(self) -> None:
         """Stop the rings and return to before feature negotiation; a device without backend is simply forgotten."""
@@ -158,24 +212,44 @@ class VhostUserDevice(VirtioDevice):
                 if session is not None and self._driver_features is not None:
                     self._stop(session)
             except WireError as error:
-                self._link.fail(str(error))
+                self._forget_driver()  # first: a replacement may come at once
+                self._link.lose(str(error), session)
             finally:
                 self._forget_driver()
-                self._drop_inflight()
 
     # Below: with the link's lock held, except `_config_changed`.
 
     def _check_offer(self, session: Session) -> None:
         """Refuse at once a backend that cannot do what this machine needs, with a reason that names it."""
         if not session.features >> F_VERSION_1 & 1:
-            raise WireError("the backend offers no VIRTIO_F_VERSION_1")
+            raise Unfit("the backend offers no VIRTIO_F_VERSION_1")
         if session.max_queues is not None and session.max_queues < len(self.queue_sizes):
-            raise WireError(f"the backend has {session.max_queues} queues, this device {len(self.queue_sizes)}")
+            raise Unfit(f"the backend has {session.max_queues} queues, this device {len(self.queue_sizes)}")
         if self.virtio_id == ID_BLOCK and not session.has(wire.CONFIG_SPACE):
-            raise WireError("the backend offers no configuration space (protocol feature CONFIG)")
+            raise Unfit("the backend offers no configuration space (protocol feature CONFIG)")
         if self._dirty_log and not (session.has(wire.LOG_SHMFD) and session.features >> wire.F_LOG_ALL & 1):
-            raise WireError("the backend keeps no dirty log (LOG_SHMFD, VHOST_F_LOG_ALL), which the software CPU needs")
-        self._config = None
+            raise Unfit("the backend keeps no dirty log (LOG_SHMFD, VHOST_F_LOG_ALL), which the software CPU needs")
+        lost = self._offered & ~session.features
+        if lost:
+            raise Unfit(f"the new backend lacks features {lost:#x} that the guest was offered")
+
+    def _restore(self, session: Session) -> None:
+        """Bring a new backend to where the last one was: all that the driver has done so far, in its order."""
+        if self._driver_features is not None:
+            self._send_features(session)
+        for offset, data in self._written.items():
+            session.post(wire.SET_CONFIG, offset, len(data), wire.CONFIG_WRITABLE, data)
+        session.settle()
+        if self._rings.queues:
+            self._start(session)
+            self._rings.nudge()
+        elif self._status:
+            self._send_status(session, self._status & ~DRIVER_OK)
+        before, self._config = self._config, None
+        if before is not None:
+            self._config = self._fetch_config(session)
+            if self._config != before:
+                self._on_config_change()
 
     def _config_changed(self) -> None:
         """On the main loop, the only one who counts: no lock, as that may be held for seconds."""
@@ -196,6 +270,7 @@ class VhostUserDevice(VirtioDevice):
         try:
             session.post(wire.SET_CONFIG, offset, len(data), wire.CONFIG_WRITABLE, data)
             session.settle()
+            self._written[offset] = data
         except Refused as error:
             if self._warnings_left > 0:
                 self._warnings_left -= 1
@@ -213,31 +288,14 @@ class VhostUserDevice(VirtioDevice):
         if session.has(wire.STATUS):
             session.post(wire.SET_STATUS, status)
 
-    def _start(self, session: Session, queues: list[QueueSetup]) -> None:
-        if session is not self._told:
-            rings.send_memory(session, self._memory)
-            if self._dirty_log is not None:
-                rings.send_dirty_log(session, self._dirty_log)
-            self._told = session
-        if queues and session.has(wire.INFLIGHT_SHMFD):
-            self._prepare_inflight(session, queues)
-        base, error_fd = rings.first_base(self._driver_features or 0), self._link.new_error_fd()
-        for queue in queues:
-            self._active.append(queue.index)
-            rings.start_ring(session, queue, base, error_fd, log=self._dirty_log is not None)
-        self._send_status(session, self._status)
-        session.synchronize()
-
-    def _prepare_inflight(self, session: Session, queues: list[QueueSetup]) -> None:
-        self._drop_inflight()
-        count = max(queue.index for queue in queues) + 1
-        self._inflight = rings.get_inflight(session, count, max(queue.size for queue in queues))
-        if self._inflight is not None:
-            rings.send_inflight(session, self._inflight)
+    def _start(self, session: Session) -> None:
+        """Idempotent for one session: it may have been started as part of greeting it."""
+        if self._rings.start(session, self._driver_features or 0, self._link.new_error_fd):
+            self._send_status(session, self._status)
+            session.synchronize()
 
     def _stop(self, session: Session) -> None:
-        for index in self._active:
-            rings.stop_ring(session, index, self._drain_timeout)
+        self._rings.stop(session, self._drain_timeout)
         if session.has(wire.RESET):
             session.post(wire.RESET_DEVICE)
         self._send_status(session, 0)
@@ -245,10 +303,7 @@ class VhostUserDevice(VirtioDevice):
 
     def _forget_driver(self) -> None:
         self._driver_features = None
-        self._active = []
+        self._offered = 0
         self._status = 0
-
-    def _drop_inflight(self) -> None:
-        if self._inflight is not None:
-            self._inflight.close()
-            self._inflight = None
+        self._written = {}
+        self._rings.forget()

@@ -1,4 +1,7 @@
-"""The life of the connection between a device and its backend: arrival, greeting, failure, replacement.
+"""The life of the connection between a device and its backend: arrival, greeting, loss, replacement, failure.
+
+A backend is *lost* when its session ends for any reason; whoever supervises it then attaches a replacement, for which
+calls wait, or says that there will be none: then the device has *failed*. Without a supervisor a loss is a failure.
 
 Three locks, taken in this order: `lock` (held while talking to the backend, so possibly for seconds), `_serve_lock`
 (guards the descriptors that the main loop polls) and `_state_lock`; nobody waits for a backend holding the latter two.
@@ -13,8 +16,11 @@ from _thread import RLock, allocate_lock
 from ipc.errors import PeerClosed, WireError
 from ipc.fds import close_all
 from vmm_core.vhost.channel import BackendChannel
-from vmm_core.vhost.user import Session
+from vmm_core.vhost.user import Refused, Session
 from vmm_core.virtio.device import DeviceBroken
+
+CLOSED = "the backend closed the connection"  # the reason of a loss that may be an orderly end
+SHUT_LIMIT = 1.0  # seconds; who passes the turnstile holds it for microseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +30,17 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-class BackendLink:
-    """At most one session at a time. `check(session)` raises WireError for a backend that the device cannot use.
+class Unfit(WireError):
+    """A backend that this device cannot use, and another of the same kind would not be better."""
 
-    Calls wait at most `timeout` seconds for a backend to arrive, and for each of its answers.
+
+class BackendLink:
+    """At most one session at a time. `check(session)` raises Unfit for a backend that the device cannot use, and
+    `restore(session)` brings a new one to where the last one was.
+
+    Calls wait at most `timeout` seconds for a backend to arrive, and for each of its answers. `on_lost(reason)` is set
+    by a supervisor; `on_ready()`, too, which runs when a backend has been greeted and brought up to date, and
+    `on_unfit(reason)`. All may run on any thread, with locks held.
     """
 
     def __init__(
@@ -37,6 +50,7 @@ class BackendLink:
         dirty_log: bool,
         timeout: float,
         check: Callable[[Session], None],
+        restore: Callable[[Session], None],
         on_config_change: Callable[[], None],
         on_broken: Callable[[str], None],
     ) -> None:
@@ -45,8 +59,12 @@ class BackendLink:
         self._dirty_log = dirty_log
         self._timeout = timeout
         self._check = check
+        self._restore = restore
         self._on_config_change = on_config_change
         self._on_broken = on_broken
+        self.on_lost: Callable[[str], None] | None = None
+        self.on_ready: Callable[[], None] | None = None
+        self.on_unfit: Callable[[str], None] | None = None
         self._serve_lock = allocate_lock()
         self._state_lock = allocate_lock()
         self._arrival = allocate_lock()  # a turnstile: shut until there is a backend or a reason to give up waiting
@@ -54,6 +72,7 @@ class BackendLink:
         self._shut = True  # not `_arrival.locked()`: who passes the turnstile holds it for a moment
         self._incoming = -1
         self._reason = ""
+        self._lost = False  # and a replacement is expected
         self._closed = False
         self._session: Session | None = None
         self._channel: BackendChannel | None = None
@@ -68,8 +87,30 @@ class BackendLink:
             if not self._closed:
                 surplus, self._incoming = self._incoming, sock_fd
                 self._reason = ""
+                self._lost = False
                 self._arrived()
         close_all((surplus,))
+
+    def lose(self, reason: str, session: Session | None = None) -> bool:
+        """The backend (of that session) is gone or unusable; returns whether to wait for another. Never waits."""
+        with self._state_lock:
+            if self._reason or self._closed:
+                return False
+            if self._lost or (session is not None and (session is not self._session or self._incoming >= 0)):
+                return True  # that is known, or has been seen to
+            if self.on_lost is not None:
+                self._lost = True
+                if not self._shut:
+                    self._shut = self._arrival.acquire(timeout=SHUT_LIMIT)
+                surplus, self._incoming = self._incoming, -1
+                close_all((surplus,))
+                if self._session is not None:
+                    self._session.abort()
+        if self.on_lost is None:
+            self.fail(reason)
+            return False
+        self.on_lost(reason)
+        return True
 
     def fail(self, reason: str) -> None:
         """Give the backend up: end every wait for it, report it once. Never waits."""
@@ -77,6 +118,7 @@ class BackendLink:
             if self._reason or self._closed:
                 return
             self._reason = reason
+            self._lost = False
             self._arrived()
             if self._session is not None:
                 self._session.abort()
@@ -114,31 +156,36 @@ class BackendLink:
                     changed, failure = self._serve_channel(self._channel, failure)
                 else:
                     self._poller.unregister(fd)
-                    failure = failure or "the backend closed the connection"
+                    failure = failure or CLOSED
         if failure:
-            self.fail(failure)
+            self.lose(failure)
         elif changed:
             self._on_config_change()
 
     def established(self) -> Session | None:
         """The session, if there is one in working order; never waits. Call with `lock` held, as all below."""
         with self._state_lock:
-            return self._session if not self._reason and self._incoming < 0 else None
+            return self._session if not self._reason and not self._lost and self._incoming < 0 else None
 
     def ready(self) -> Session:
         """Return the session, waiting for the backend and greeting it if it is new; DeviceBroken if there is none."""
-        if self._arrival.acquire(timeout=self._timeout):
-            self._arrival.release()
-        else:
-            self.fail(f"no backend came within {self._timeout:g} s")
-        with self._state_lock:
-            incoming, self._incoming = self._incoming, -1
-        if incoming >= 0:
-            self._greet(incoming)
-        session = self.established()
-        if session is None:
-            raise DeviceBroken(self._reason or "the backend was replaced")
-        return session
+        while True:
+            if self._arrival.acquire(timeout=self._timeout):
+                self._arrival.release()
+            elif self._lost:
+                raise DeviceBroken(f"no other backend came within {self._timeout:g} s")
+            else:
+                self.fail(f"no backend came within {self._timeout:g} s")
+            with self._state_lock:
+                incoming, self._incoming = self._incoming, -1
+            if incoming >= 0:
+                self._greet(incoming)
+            session = self.established()
+            if session is not None:
+                return session
+            with self._state_lock:
+                if self._reason or not (self._lost or self._incoming >= 0):
+                    raise DeviceBroken(self._reason or "the backend was replaced")
 
     def new_error_fd(self) -> int:
         """An eventfd for rings that are about to start, watched by `serve`; one report each."""
@@ -149,13 +196,20 @@ class BackendLink:
             return self._error_fd
 
     def talk(self, what: Callable[[Session], T]) -> T:
-        """Run `what(session)`; whatever goes wrong on the wire costs the backend: DeviceBroken."""
-        session = self.ready()
-        try:
-            return what(session)
-        except WireError as error:
-            self.fail(str(error))
-            raise DeviceBroken(self._reason) from error
+        """Run `what(session)`, again if the backend is lost meanwhile and replaced; else DeviceBroken.
+
+        A backend that says no stays, and is not asked a second time: the driver may reset the device and do better.
+        """
+        while True:
+            session = self.ready()
+            try:
+                return what(session)
+            except Refused as error:
+                self._on_broken(str(error))
+                raise DeviceBroken(str(error)) from error
+            except WireError as error:
+                if not self.lose(_reason(error), session):
+                    raise DeviceBroken(self._reason) from error
 
     def _arrived(self) -> None:
         if self._shut:
@@ -173,8 +227,14 @@ class BackendLink:
         try:
             session.handshake(peer_fd)
             self._check(session)
-        except WireError as error:
+            self._restore(session)
+        except (Unfit, Refused) as error:
             self.fail(str(error))
+            if self.on_unfit is not None:
+                self.on_unfit(str(error))
+            return
+        except WireError as error:
+            self.lose(_reason(error), session)
             return
         finally:
             close_all((peer_fd,))
@@ -182,6 +242,8 @@ class BackendLink:
         with self._serve_lock:
             self._poller.register(channel.fileno(), select.EPOLLIN)
             self._poller.register(session.fileno(), select.EPOLLRDHUP)
+        if self.on_ready is not None:
+            self.on_ready()
 
     def _drop(self) -> None:
         with self._serve_lock, self._state_lock:
@@ -200,3 +262,7 @@ class BackendLink:
             self._poller.unregister(channel.fileno())
             failure = failure or str(error)
         return False, failure
+
+
+def _reason(error: WireError) -> str:
+    return CLOSED if isinstance(error, PeerClosed) else str(error)

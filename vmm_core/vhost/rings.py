@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 
 from ipc import vhost_user as wire
@@ -33,6 +34,16 @@ class Inflight:
         self.offset = offset
         self.queues = queues
         self.queue_size = queue_size
+
+    def busy(self, *, packed: bool) -> bytes:
+        """A picture of the region while it lists a request, else nothing (`backends/runtime/inflight.h`)."""
+        entry = 32 if packed else 16  # bytes, also of the head; the first is the "in flight" mark
+        each = -(-(entry + entry * self.queue_size) // 64) * 64
+        picture = os.pread(self.fd, self.size, self.offset)
+        for start in range(entry, each * self.queues, each):
+            if any(picture[start : start + entry * self.queue_size : entry]):
+                return picture
+        return b""
 
     def close(self) -> None:
         close_all((self.fd,))
@@ -131,6 +142,44 @@ def stop_ring(session: Session, index: int, timeout: float) -> int:
 def first_base(features: int) -> int:
     """The base of a ring that the driver has just set up."""
     return PACKED_START | PACKED_START << 16 if features >> F_RING_PACKED & 1 else 0
+
+
+def used_index(memory: Sequence[RamRegion], queue: QueueSetup) -> int:
+    """The index up to which a split ring's device area says that requests are done."""
+    return int.from_bytes(_read(memory, queue.device_area + 2, 2), "little")
+
+
+def is_drained(memory: Sequence[RamRegion], queue: QueueSetup) -> bool:
+    """Whether a split ring has nothing in it that waits."""
+    return used_index(memory, queue) == int.from_bytes(_read(memory, queue.driver_area + 2, 2), "little")
+
+
+def progress(memory: Sequence[RamRegion], queue: QueueSetup) -> bytes:
+    """Bytes of the ring that change as its backend works: the head of the device area, the first descriptors."""
+    return b"%d " % queue.index + _read(memory, queue.device_area, 4) + _read(memory, queue.descriptors, 1024)
+
+
+def is_readable(fd: int) -> bool:
+    """Whether an eventfd has been signalled and nobody has taken that yet."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def signal(fd: int) -> None:
+    """Raise an eventfd that the backend shares: it may have made it blocking, and filled it. Then it needs no more."""
+    room = select.poll()
+    room.register(fd, select.POLLOUT)
+    if room.poll(0):
+        os.eventfd_write(fd, 1)
+
+
+def _read(memory: Sequence[RamRegion], gpa: int, length: int) -> bytes:
+    """Bytes of guest memory; zeros where there is none."""
+    for region in memory:
+        if region.gpa <= gpa < region.end:
+            return os.pread(region.fd, length, region.offset + gpa - region.gpa).ljust(length, b"\0")
+    return bytes(length)
 
 
 def _describe(region: RamRegion) -> tuple[int, int, int, int]:

@@ -122,6 +122,10 @@ class MmioTransport:
         if self._status & virtio.DRIVER_OK:
             self._interrupt_config()
 
+    def mended(self) -> None:
+        """The device works again, with the rings as the driver left them: there is no need to reset it any more."""
+        self._needs_reset = False
+
     def _tell(self, reason: str) -> None:
         """Log each reason once: a guest that resets a dead device again and again cannot fill the log."""
         if reason not in self._told and len(self._told) < MAX_REASONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vmm_core.qmp import backends, resources
 from vmm_core.qmp.commands import descriptors, lifecycle, machine, probes
 
-__all__ = ["descriptors", "lifecycle", "machine", "probes"]
+__all__ = ["backends", "descriptors", "lifecycle", "machine", "probes", "resources"]

@@ -1,0 +1,180 @@
+"""A backend that dies or hangs is replaced while its guest works: nothing is lost, and the guest notices nothing."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.deadlines import Deadline
+from tests.faults.test_backend_death import ROOT_DISK, SCRATCH, process_named
+from tests.guest.harness import Disk, Guest, Plan, empty_disk, start
+
+MIB = 1 << 20
+# Writes random data, reads it back past the guest's cache, and compares; says so once a round.
+WORK = (
+    "round=0; while [ $round -lt {rounds} ]; do "
+    "dd if=/dev/urandom of=/tmp/a bs=64k count=16 2>/dev/null; "
+    "dd if=/tmp/a of=/dev/vdb bs=64k oflag=direct 2>/dev/null; "
+    "dd if=/dev/vdb of=/tmp/b bs=64k count=16 iflag=direct 2>/dev/null; "
+    "cmp /tmp/a /tmp/b || echo LOST''DATA; "
+    "round=$((round+1)); echo ROUND''-$round; done; echo ALL''ROUNDS\n"
+)
+
+
+@pytest.fixture
+def two_disks(disk_plan: Plan) -> Plan:
+    image = empty_disk(disk_plan.directory / "scratch.img", 16 * MIB)
+    disk_plan.disks.append(Disk(image, drive="direct=off,aio=io_uring"))
+    disk_plan.extra += ["-backend", "default,max-restarts=100"]
+    return disk_plan
+
+
+def work(guest: Guest, rounds: int) -> None:
+    """Start the workload in the guest's shell."""
+    guest.console.send(WORK.format(rounds=rounds))
+
+
+def wait_for_process(guest: Guest, name: str, *, other_than: int = 0) -> psutil.Process:
+    """The process once it is there, a new one."""
+    deadline = Deadline(20)
+    while deadline.left() > 0:
+        try:
+            process = process_named(guest, name)
+            if process.pid != other_than:
+                return process
+        except (AssertionError, FileNotFoundError, psutil.NoSuchProcess):
+            pass
+    raise AssertionError(f"{name} did not come back")
+
+
+def kill(guest: Guest, disk: str, number: int = signal.SIGKILL) -> None:
+    """Signal the backend of `disk`, and wait until the guest has another."""
+    victim = wait_for_process(guest, f"blk:{disk}")
+    victim.send_signal(number)
+    wait_for_process(guest, f"blk:{disk}", other_than=victim.pid)
+
+
+def state(guest: Guest, disk: str) -> dict[str, object]:
+    """What QMP says of a disk's backend."""
+    (found,) = [each for each in guest.qmp.execute("x-query-backends") if each["id"] == disk]
+    return dict(found)
+
+
+def finish(guest: Guest) -> None:
+    """The workload ends, without a difference; the VM, in good order."""
+    guest.console.wait_for("^ALLROUNDS$", 120)
+    assert "LOSTDATA" not in guest.console.text
+    assert guest.power_off() == 0
+
+
+@pytest.mark.parametrize("device", ["packed=on", "packed=off", "packed=on,num-queues=4", "packed=off,num-queues=4"])
+def test_a_backend_killed_under_load_loses_no_block(two_disks: Plan, device: str) -> None:
+    two_disks.disks[1].device = device
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        work(guest, 6)
+        for number in range(1, 6):
+            guest.console.wait_for(f"^ROUND-{number}$", 60)
+            kill(guest, SCRATCH)
+            kill(guest, ROOT_DISK)
+        finish(guest)
+
+
+def test_an_idle_backend_killed_is_there_when_the_guest_needs_it(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        kill(guest, SCRATCH)  # of which the guest has read a little only
+        event = guest.qmp.wait_event("BACKEND_RESTARTED")
+        assert event["data"]["id"] == SCRATCH
+        assert event["data"]["restarts"] == 1
+        assert 0 < event["data"]["blackout"] < 5_000_000
+        work(guest, 1)
+        finish(guest)
+
+
+def test_a_backend_killed_while_the_vm_is_paused_is_there_when_it_goes_on(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        work(guest, 3)
+        guest.console.wait_for("^ROUND-1$", 60)
+        guest.qmp.execute("stop")
+        kill(guest, SCRATCH)
+        kill(guest, ROOT_DISK)
+        guest.qmp.execute("cont")
+        finish(guest)
+
+
+def test_a_backend_that_hangs_is_found_out_and_replaced(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        work(guest, 3)
+        guest.console.wait_for("^ROUND-1$", 60)
+        kill(guest, SCRATCH, signal.SIGSTOP)
+        died = guest.qmp.wait_event("BACKEND_DIED")
+        assert "did not answer" in died["data"]["reason"]
+        finish(guest)
+
+
+def test_past_its_limit_a_backend_is_given_up_and_can_be_brought_back_by_hand(two_disks: Plan) -> None:
+    two_disks.extra[-1:] = [f"{SCRATCH},max-restarts=1"]
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        work(guest, 2)
+        kill(guest, SCRATCH)
+        wait_for_process(guest, f"blk:{SCRATCH}").send_signal(signal.SIGKILL)
+        failed = guest.qmp.wait_event("BACKEND_FAILED")
+        assert "more than 1 restarts within 60 s" in failed["data"]["reason"]
+        assert state(guest, SCRATCH)["state"] == "failed"
+        assert guest.qmp.execute("query-status")["running"] is True
+        guest.qmp.execute("x-backend-restart", id=SCRATCH)
+        finish(guest)
+
+
+def test_a_replacement_that_dies_too_is_replaced(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        work(guest, 3)
+        guest.console.wait_for("^ROUND-1$", 60)
+        last = 0
+        for _ in range(5):  # each as soon as it exists, so before it serves
+            victim = wait_for_process(guest, f"blk:{SCRATCH}", other_than=last)
+            victim.send_signal(signal.SIGKILL)
+            last = victim.pid
+        finish(guest)
+
+
+def test_a_backend_and_what_it_was_forked_from_may_die_together(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        backend = process_named(guest, f"blk:{ROOT_DISK}")
+        spawner = next(process for process in backend.parents() if process.name() == "spawner")
+        spawner.send_signal(signal.SIGKILL)
+        work(guest, 2)
+        kill(guest, SCRATCH)
+        finish(guest)
+
+
+def test_a_core_that_is_killed_leaves_no_process_and_no_socket_in_the_way(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        family = psutil.Process(guest.process.pid).children(recursive=True)
+        assert {process.name() for process in family} >= {"keeper", "spawner", f"blk:{SCRATCH}"}
+        guest.process.send_signal(signal.SIGKILL)
+        _gone, alive = psutil.wait_procs(family, timeout=1)
+        assert [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+        assert Path(guest.plan.qmp).exists()
+    with start(two_disks) as guest:  # the stale socket does not matter
+        guest.wait_ready()
+        assert guest.power_off() == 0
+
+
+def test_a_backend_killed_while_the_vm_ends_does_not_keep_it_from_ending(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        victim = process_named(guest, f"blk:{SCRATCH}")
+        guest.qmp.execute("quit")
+        victim.send_signal(signal.SIGKILL)
+        assert guest.wait_exit(20) == 0

@@ -1,0 +1,1 @@
+"""Programs beside the VM that show what its processes use: `stratovirt-exporter` and `stratovirt-top`."""

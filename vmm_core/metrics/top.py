@@ -1,0 +1,186 @@
+"""`stratovirt-top`: a live table of VMs and their backends, or the same as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from vmm_core.errors import VmmError
+from vmm_core.metrics.exporter import add_choice, places
+from vmm_core.metrics.rates import CORE, Row, rows
+from vmm_core.metrics.readings import Reading, ReadingError, read_all
+
+COLUMNS = (
+    ("VM", "left"), ("process", "left"), ("pid", "right"), ("state", "left"), ("restarts", "right"), ("CPU", "right"),
+    ("memory", "right"), ("op/s", "right"), ("read/s", "right"), ("write/s", "right"), ("errors/s", "right"),
+    ("in flight", "right"), ("p50", "right"), ("p99", "right"),
+)  # fmt: skip
+FIRST_WAIT = 0.5  # seconds between the two readings that --once needs for its rates
+
+
+def main() -> int:
+    """The console script."""
+    return run(sys.argv[1:])
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Show until interrupted; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    watch = Watch(options)
+    try:
+        if options.once:
+            return _once(watch, options.json)
+        if options.json:
+            _stream(watch, options.interval)
+        else:
+            _show(watch, options.interval)
+    except VmmError as error:
+        sys.stderr.write(f"stratovirt-top: {error}\n")
+        return 1
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+    return 0
+
+
+class Watch:
+    """Takes readings and keeps the last of each VM for the rates."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._last: dict[str, Reading] = {}
+        self.failures: list[ReadingError] = []
+
+    def take(self) -> list[Row]:
+        """One reading of each VM."""
+        readings, self.failures = read_all(places(self._options))
+        found = [row for reading in readings for row in rows(reading, self._last.get(reading.vm))]
+        self._last = {reading.vm: reading for reading in readings}
+        return found
+
+
+def _once(watch: Watch, as_json: bool) -> int:
+    watch.take()
+    time.sleep(FIRST_WAIT)
+    found = watch.take()
+    for failure in watch.failures:
+        sys.stderr.write(f"stratovirt-top: {failure}\n")
+    if as_json:
+        _print(found)
+    else:
+        Console().print(table(found))
+    return 1 if watch.failures else 0
+
+
+def _stream(watch: Watch, interval: float) -> None:
+    while True:
+        _print(watch.take())
+        time.sleep(interval)
+
+
+def _print(found: list[Row]) -> None:
+    sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+    sys.stdout.flush()
+
+
+def _show(watch: Watch, interval: float) -> None:
+    with Live(table(watch.take()), screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(interval)
+            live.update(table(watch.take()), refresh=True)
+
+
+def table(found: list[Row]) -> Table:
+    """The rows for a person: units, dashes for what is not known, backends indented below their VM."""
+    shown = Table(box=None, header_style="bold", caption=None if found else "no VM runs")
+    for name, side in COLUMNS:
+        shown.add_column(name, justify="right" if side == "right" else "left", no_wrap=True)
+    for row in found:
+        shown.add_row(*_cells(row), style="" if row.state == "running" else "red")
+    return shown
+
+
+def _cells(row: Row) -> list[str]:
+    is_core = row.process == CORE
+    memory = size(row.memory) + (f" + {size(row.guest_memory)} guest" if row.guest_memory is not None else "")
+    return [
+        _plain(row.vm if is_core else ""),
+        _plain(row.process if is_core else f"  {row.process}"),
+        str(row.pid or "-"),
+        _plain(row.state),
+        "" if is_core else str(row.restarts),
+        "-" if row.cpu is None else f"{100 * row.cpu:.1f}%",
+        memory,
+        *(["", "", "", "", "", "", ""] if is_core else _traffic(row)),
+    ]
+
+
+def _traffic(row: Row) -> list[str]:
+    return [
+        _number(row.requests),
+        size(row.read_bytes),
+        size(row.written_bytes),
+        _number(row.errors),
+        str(row.in_flight),
+        duration(row.p50),
+        duration(row.p99),
+    ]
+
+
+def size(value: float | None) -> str:
+    """`1.5 MiB`."""
+    if value is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """`64 us`, `2.0 ms`."""
+    if seconds is None:
+        return "-"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _plain(text: str) -> str:
+    """What a VM says goes to a terminal: no control characters, no markup."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text).replace("[", "\\[")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stratovirt-top", description="What virtual machines and their backends use.", allow_abbrev=False
+    )
+    parser.add_argument("--once", action="store_true", help="show one reading and end")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each reading")
+    parser.add_argument(
+        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="between readings; default 1"
+    )
+    add_choice(parser)
+    return parser
+
+
+def _interval(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError("from 0.1 to 3600 seconds")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

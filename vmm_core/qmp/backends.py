@@ -1,0 +1,56 @@
+"""Backends: what state each is in, restart by hand. `BackendReport` grows with what else is known of a process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from vmm_core.qmp.errors import QmpError
+from vmm_core.qmp.registry import Context, NoArguments, command
+
+if TYPE_CHECKING:
+    from vmm_core.supervisor.guard import Guard
+
+
+class BackendName(msgspec.Struct, forbid_unknown_fields=True):
+    """The backend of the device called `id`."""
+
+    id: str
+
+
+def guard_of(context: Context, name: str) -> Guard:
+    """The guard of the device called `name`; QmpError when there is none."""
+    for disk in context.vm.disks:
+        if disk.name == name:
+            return disk.guard
+    raise QmpError(f"there is no device '{name[:80]}' with a backend")
+
+
+def report(guard: Guard) -> dict[str, Any]:
+    """What is known of one backend without asking it."""
+    known: dict[str, Any] = {
+        "id": guard.name,
+        "pid": guard.pid,
+        "state": guard.shown_state,
+        "restarts": guard.restarts,
+        "restart-policy": guard.policy.restart,
+    }
+    if guard.last_exit is not None:
+        known["last-exit"] = guard.last_exit
+    if guard.last_blackout:
+        known["last-blackout"] = guard.last_blackout
+    if guard.last_failure:
+        known["last-failure"] = guard.last_failure
+    return known
+
+
+@command("x-query-backends")
+def query_backends(context: Context, _arguments: NoArguments) -> object:
+    return [report(disk.guard) for disk in context.vm.disks]
+
+
+@command("x-backend-restart", BackendName)
+def backend_restart(context: Context, arguments: BackendName) -> None:
+    """Replace a backend, or bring back one that was given up; BACKEND_RESTARTED says when it serves."""
+    guard_of(context, arguments.id).restart()

@@ -1,0 +1,213 @@
+"""What a backend may use (`-backend …,cpu-max=…`): put in force by whatever the host offers, and said how.
+
+A control group where there is one, else the scheduler and rlimits. `memory-max` is memory of the backend's own: guest
+memory that it touches first is charged to its group by the kernel, so the group's limit leaves room for all of that,
+and the core looks once a second what is the backend's.
+"""
+
+from __future__ import annotations
+
+from vmm_core import log
+from vmm_core.supervisor import scheduling
+from vmm_core.supervisor.cgroup_files import read
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmm_core.config.records import BackendPolicy
+    from vmm_core.loop import EventLoop, Timer
+    from vmm_core.supervisor.backend import BackendProcess
+    from vmm_core.supervisor.cgroup_files import Leaf
+    from vmm_core.supervisor.cgroups import Cgroups
+    from vmm_core.supervisor.scheduling import Way
+
+LIMITS = (
+    "cpu_max", "memory_max", "pids_max", "io_read_bps", "io_write_bps", "io_read_iops", "io_write_iops", "cpus", "nice"
+)  # fmt: skip
+IO = {"io_read_bps": "rbps", "io_write_bps": "wbps", "io_read_iops": "riops", "io_write_iops": "wiops"}
+MEMORY_INTERVAL = 1.0  # seconds between looks at a backend with memory-max
+SIGKILL = 9
+
+
+class Limits:
+    """One device's limits, put in force for each of its processes in turn. For the event loop's thread.
+
+    `shared` is guest memory in bytes that may be charged to the backend; `disk` returns MAJOR:MINOR of the disk below
+    the image, or "".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: BackendPolicy,
+        loop: EventLoop,
+        cgroups: Cgroups,
+        *,
+        shared: int = 0,
+        disk: Callable[[], str] = str,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.memory_kills = 0
+        self.leaf: Leaf | None = None
+        self._loop = loop
+        self._cgroups = cgroups
+        self._shared = shared
+        self._disk = disk
+        self._process: BackendProcess | None = None
+        self._ways: dict[str, Way] = {}
+        self._timer: Timer | None = None
+
+    def started(self, process: BackendProcess) -> None:
+        """A new process serves the device."""
+        self._process = process
+        if process.pid and (self._wanted() or self._cgroups.delegated()):
+            self._enter(process.pid)
+        self._apply(self._wanted())
+
+    def change(self, policy: BackendPolicy) -> None:
+        """Other limits from now on; those that are None now are lifted."""
+        before, self.policy = self._wanted(), policy
+        self._apply([name for name in LIMITS if name in before or getattr(policy, name) is not None])
+
+    def report(self) -> list[dict[str, object]]:
+        """Each limit that was asked for: its value, whether it is in force, and by what or why not."""
+        lines: list[dict[str, object]] = []
+        for name in self._wanted():
+            good, way = self._ways.get(name, (False, "no process"))
+            lines.append({"limit": option(name), "value": spell(self.policy, name), "in-force": good, "by": way})
+        return lines
+
+    def close(self) -> None:
+        """No more looks at the process. Its groups are the `Cgroups`' to remove."""
+        self._process = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wanted(self) -> list[str]:
+        return [name for name in LIMITS if getattr(self.policy, name) is not None]
+
+    def _enter(self, pid: int) -> Leaf:
+        if self.leaf is None:
+            self.leaf = self._cgroups.leaf(self.name)
+        self.leaf.enter(pid)
+        return self.leaf
+
+    def _apply(self, names: list[str]) -> None:
+        process = self._process
+        if process is None or not process.pid or process.end_reason or not names:
+            return
+        leaf = self.leaf or self._enter(process.pid)
+        for name in names:
+            way = self._put(name, process.pid, leaf)
+            if way != self._ways.get(name) and not way[0]:
+                log.warn(f"{self.name}: {option(name)}={spell(self.policy, name)} is not in force: {way[1]}")
+            self._ways[name] = way
+
+    def _put(self, name: str, pid: int, leaf: Leaf) -> Way:
+        value = getattr(self.policy, name)
+        if name in IO:
+            return self._put_io(name, leaf)
+        if name == "cpu_max":
+            return _by(leaf, "cpu") if leaf.set_cpu_max(value) else self._place(pid, leaf)
+        if name == "cpus":
+            return _by(leaf, "cpuset") if leaf.set_cpus(value) else self._place(pid, leaf)
+        if name == "memory_max":
+            return self._put_memory(value, leaf)
+        if name == "pids_max":
+            return _by(leaf, "pids") if leaf.set_pids_max(value) else scheduling.set_tasks(pid, value)
+        return scheduling.set_nice(pid, value or 0)
+
+    def _put_io(self, name: str, leaf: Leaf) -> Way:
+        disk = self._disk()
+        if not disk:
+            return False, "the image lies on no disk of the host"
+        if leaf.set_io(disk, IO[name], getattr(self.policy, name)):
+            return _by(leaf, "io")
+        return False, "no control group for I/O" if not leaf.version("io") else f"the kernel refuses it for disk {disk}"
+
+    def _place(self, pid: int, leaf: Leaf) -> Way:
+        """Without control groups: whole CPUs."""
+        share = self.policy.cpu_max
+        cpus = list(self.policy.cpus or scheduling.usable_cpus())
+        if share is not None and not leaf.version("cpu"):
+            cpus = cpus[: max(1, share // 100)]
+        good, way = scheduling.set_affinity(pid, cpus)
+        if good and share is not None and not leaf.version("cpu") and share != 100 * len(cpus):
+            return False, f"no control group for CPUs; CPU affinity bounds it to {100 * len(cpus)}%"
+        return good, way
+
+    def _put_memory(self, limit: int | None, leaf: Leaf) -> Way:
+        if limit is not None and self._timer is None:
+            self._look_again()
+        charged = limit + self._shared if limit is not None else None
+        if not leaf.set_memory_max(charged):
+            return True, f"a look each {MEMORY_INTERVAL:g} s"
+        room = f", with {self._shared >> 20} MiB for guest memory; a look each {MEMORY_INTERVAL:g} s"
+        return True, f"{_by(leaf, 'memory')[1]}{room if self._shared else ''}"
+
+    # memory-max: what the kernel cannot tell apart.
+
+    def _look_again(self) -> None:
+        self._timer = self._loop.call_later(MEMORY_INTERVAL, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        limit, process = self.policy.memory_max, self._process
+        if limit is None:
+            return
+        self._look_again()
+        if process is None or not process.pid or process.end_reason:
+            return
+        used = own_memory(process.pid, limit)
+        if used > limit:
+            self.memory_kills += 1
+            log.error(f"{self.name}: its backend uses {used >> 10} KiB, memory-max is {limit >> 10} KiB: it is killed")
+            process.signal(SIGKILL)
+
+
+def own_memory(pid: int, enough: int) -> int:
+    """Anonymous memory in bytes, what is shared with the spawner since the fork counted in part, as PSS does.
+
+    That takes a walk over guest memory, too: up to `enough` bytes the cheaper count of all of it will do.
+    """
+    everything = _kib(f"/proc/{pid}/status", "RssAnon:")
+    return everything if everything <= enough else _kib(f"/proc/{pid}/smaps_rollup", "Pss_Anon:") or everything
+
+
+def _kib(path: str, key: str) -> int:
+    for line in read(path).splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def option(name: str) -> str:
+    """The limit's name on the command line."""
+    return name.replace("_", "-")
+
+
+def spell(policy: BackendPolicy, name: str) -> str:
+    """A limit's value as on the command line; `none` when there is no such limit."""
+    value = getattr(policy, name)
+    if value is None:
+        return "none"
+    if name == "cpus":
+        return ":".join(map(str, value))
+    if name == "cpu_max":
+        return f"{value}%"
+    return _size(value) if name == "memory_max" or name.endswith("_bps") else str(value)
+
+
+def _size(value: int) -> str:
+    """In the largest unit that divides it."""
+    shift, unit = next(
+        (shift, unit) for shift, unit in ((30, "G"), (20, "M"), (10, "K"), (0, "")) if not value % (1 << shift)
+    )
+    return f"{value >> shift}{unit}"
+
+
+def _by(leaf: Leaf, controller: str) -> Way:
+    return True, f"cgroup v{leaf.version(controller)} {controller}"

@@ -1,0 +1,124 @@
+"""The rings of one device and what outlives a backend: their places, kick and call eventfds, the inflight region.
+
+A first backend starts rings where the driver has just put them. Every later one goes on in the middle (vhost-user,
+"Inflight I/O tracking"): it gets the region back, resubmits from it, and each ring is kicked and called once, as nobody
+knows which of both the dead one had still seen or sent.
+"""
+
+from __future__ import annotations
+
+from ipc import vhost_user as wire
+from vmm_core.vhost import rings
+from vmm_core.vhost.link import Unfit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vmm_core.memory.table import RamRegion
+    from vmm_core.vhost.dirty_log import DirtyLog
+    from vmm_core.vhost.user import Session
+    from vmm_core.virtio.device import QueueSetup
+
+
+class RingSet:
+    """`queues` is empty until the driver is ready. Methods talk to the session given: WireError."""
+
+    def __init__(self, memory: Sequence[RamRegion], dirty_log: DirtyLog | None) -> None:
+        self.memory = tuple(memory)
+        self.queues: list[QueueSetup] = []
+        self._dirty_log = dirty_log
+        self._inflight: rings.Inflight | None = None
+        self._told: Session | None = None  # knows of guest memory and the dirty log
+        self._runs_on: Session | None = None
+        self._have_run = False  # some backend may have taken requests
+
+    def place(self, queues: list[QueueSetup]) -> None:
+        """The driver has set these up: nothing of earlier ones is of any use."""
+        self.forget()
+        self.queues = queues
+
+    def forget(self) -> None:
+        """The driver has reset the device."""
+        self.queues = []
+        self._runs_on = None
+        self._have_run = False
+        if self._inflight is not None:
+            self._inflight.close()
+            self._inflight = None
+
+    def change_memory(self, memory: Sequence[RamRegion], session: Session | None) -> None:
+        """Guest memory was added or removed; tell the backend if it knows of the rest."""
+        old, self.memory = self.memory, tuple(memory)
+        if session is not None and session is self._told:
+            rings.change_memory(session, old, self.memory)
+
+    def start(self, session: Session, features: int, new_error_fd: Callable[[], int]) -> bool:
+        """Start the rings, or go on with them; False when they run on this backend already."""
+        if session is self._runs_on:
+            return False
+        if session is not self._told:
+            self._tell(session)
+        again, self._have_run = self._have_run, bool(self.queues)
+        self._give_inflight(session, features, again)
+        error_fd = new_error_fd()
+        for queue in self.queues:
+            base = self._base(queue, features) if again else rings.first_base(features)
+            rings.start_ring(session, queue, base, error_fd, log=self._dirty_log is not None)
+        session.synchronize()
+        self._runs_on = session
+        return True
+
+    def nudge(self) -> None:
+        """Kick and call every ring once."""
+        for queue in self.queues:
+            rings.signal(queue.kick_fd)
+            rings.signal(queue.call_fd)
+
+    def stop(self, session: Session, timeout: float) -> None:
+        """Let what is in flight finish; ring by ring at most `timeout` seconds."""
+        if session is self._runs_on:
+            for queue in self.queues:
+                rings.stop_ring(session, queue.index, timeout)
+
+    def outstanding(self, features: int) -> bytes:
+        """Equal when nothing has moved between two looks; empty when nothing waits for the backend."""
+        waiting = b"".join(
+            rings.progress(self.memory, queue) for queue in self.queues if rings.is_readable(queue.kick_fd)
+        )
+        packed = bool(features >> rings.F_RING_PACKED & 1)
+        return waiting + (self._inflight.busy(packed=packed) if self._inflight is not None else b"")
+
+    def _tell(self, session: Session) -> None:
+        rings.send_memory(session, self.memory)
+        if self._dirty_log is not None:
+            rings.send_dirty_log(session, self._dirty_log)
+        self._told = session
+
+    def _give_inflight(self, session: Session, features: int, again: bool) -> None:
+        if not self.queues:
+            return
+        tracks = session.has(wire.INFLIGHT_SHMFD)
+        if again and self._inflight is not None and not tracks:
+            raise Unfit("the new backend does not track requests in flight (INFLIGHT_SHMFD), the old one did")
+        if again and self._inflight is None and not self._idle(features):
+            raise Unfit("requests were in flight, of which the old backend kept no account (INFLIGHT_SHMFD)")
+        if tracks and not again:
+            count = max(queue.index for queue in self.queues) + 1
+            size = max(queue.size for queue in self.queues)
+            if self._inflight is not None:
+                self._inflight.close()
+            self._inflight = rings.get_inflight(session, count, size)
+        if self._inflight is not None:
+            rings.send_inflight(session, self._inflight)
+
+    def _idle(self, features: int) -> bool:
+        if features >> rings.F_RING_PACKED & 1:
+            return False  # where it stands is known to the backend alone
+        return all(rings.is_drained(self.memory, queue) for queue in self.queues)
+
+    def _base(self, queue: QueueSetup, features: int) -> int:
+        """Where a replacement begins; one with an inflight region corrects it by that."""
+        if features >> rings.F_RING_PACKED & 1:
+            return rings.PACKED_START | rings.PACKED_START << 16
+        return rings.used_index(self.memory, queue)
