@@ -76,8 +76,6 @@ static void settle(struct sc_virtqueue *vq)
     struct sc_inflight_packed *region = vq->inflight_packed;
     if (region->free_head == region->old_free_head)
         return;
-    }
-    /* Still as the driver made it available: the completion did not get out. It may have been used again meanwhile. */
     uint16_t flags = __atomic_load_n(&slot(vq, region->old_used_idx)->flags, __ATOMIC_ACQUIRE);
     bool used = flags & DESC_USED, wrap = region->old_used_wrap_counter & 1;
     bool moved = region->used_idx != region->old_used_idx || (region->used_wrap_counter & 1) != wrap;
@@ -209,7 +207,6 @@ static int remember(struct sc_virtqueue *vq, struct sc_chain *chain, const struc
     region->desc[head].num = count;
     region->desc[head].last = last;
     region->desc[head].counter = vq->inflight_counter++;
-    /* In this order: a crash in between leaves an entry that is in flight and free, which `settle` takes back. */
     __atomic_store_n(&region->desc[head].inflight, 1, __ATOMIC_RELEASE);
     sc_inflight_order();
     region->free_head = region->old_free_head = entry;
