@@ -163,8 +163,7 @@ static bool read_at_once(struct sc_worker *worker, struct sc_blk_request *reques
     if (request->operation != SC_OP_READ || blk->options.alignment > 1 || worker->in_flight > 1 ||
         request->iov_count > IOV_MAX || sc_vq_has_available(request->vq))
         return false;
-    ssize_t count =
-        preadv2(blk->options.fd, request->iov, (int)request->iov_count, (off_t)request->offset, RWF_NOWAIT);
+    ssize_t count = preadv2(blk->options.fd, request->iov, (int)request->iov_count, (off_t)request->offset, RWF_NOWAIT);
     if (count < 0 || (uint64_t)count != request->length)
         return false;
     request->result = count;
