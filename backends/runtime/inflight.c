@@ -20,6 +20,7 @@ void sc_vq_set_inflight(struct sc_virtqueue *vq, void *region)
 {
     vq->inflight_split = vq->packed ? NULL : region;
     vq->inflight_packed = vq->packed ? region : NULL;
+    vq->inflight_followed = false;
 }
 
 static uint64_t counter_of(const struct sc_virtqueue *vq, uint16_t entry)

@@ -55,7 +55,9 @@ int sc_vq_start(struct sc_virtqueue *vq, uint32_t base)
     vq->resubmit_count = vq->resubmit_next = 0;
     vq->inflight_counter = 0;
     vq->notifications_on = true;
-    return vq->packed ? sc_packed_start(vq, base) : sc_split_start(vq, base);
+    int result = vq->packed ? sc_packed_start(vq, base) : sc_split_start(vq, base);
+    vq->inflight_followed = true;
+    return result;
 }
 
 uint32_t sc_vq_base(const struct sc_virtqueue *vq)

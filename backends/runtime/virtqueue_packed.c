@@ -107,6 +107,8 @@ static void recover(struct sc_virtqueue *vq)
         return;
     }
     settle(vq);
+    uint16_t base_used = vq->next_used;
+    bool base_wrap = vq->used_wrap;
     vq->next_used = region->used_idx;
     vq->used_wrap = region->used_wrap_counter & 1;
     uint16_t next = vq->next_used;
@@ -119,6 +121,12 @@ static void recover(struct sc_virtqueue *vq)
         advance(&next, &wrap, entry->num, vq->size);
         if (entry->counter >= vq->inflight_counter)
             vq->inflight_counter = entry->counter + 1;
+    }
+    if (vq->inflight_followed && vq->resubmit_count == 0) {
+        vq->next_used = base_used;
+        vq->used_wrap = base_wrap;
+        clear_region(vq);
+        return;
     }
     sc_inflight_sort(vq);
     vq->next_avail = next;
