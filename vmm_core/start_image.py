@@ -10,7 +10,7 @@ from __future__ import annotations
 import marshal
 import sys
 from _frozen_importlib import ModuleSpec
-from _frozen_importlib_external import MAGIC_NUMBER, ExtensionFileLoader
+from _frozen_importlib_external import ExtensionFileLoader
 from posix import stat
 
 TYPE_CHECKING = False
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     # File, its modification time in ns, its size, whether it is a package's, its code: None for an extension.
     Entry = tuple[str, int, int, bool, CodeType | None]
+
+# Code and extensions are for one build of Python only.
+STAMP = f"stratocell start image 1\n{sys.version}\n{sys.base_exec_prefix}\n".encode("utf-8", "surrogateescape")
 
 
 class Importer:
@@ -65,10 +68,10 @@ def use(path: str) -> None:
             data = file.read()
     except OSError:
         return
-    if data.startswith(MAGIC_NUMBER):
-        sys.meta_path.insert(0, Importer(marshal.loads(memoryview(data)[len(MAGIC_NUMBER) :])))
+    if data.startswith(STAMP):
+        sys.meta_path.insert(0, Importer(marshal.loads(memoryview(data)[len(STAMP) :])))
 
 
 def pack(modules: dict[str, Entry]) -> bytes:
     """Return the content of an image."""
-    return MAGIC_NUMBER + marshal.dumps(modules)
+    return STAMP + marshal.dumps(modules)

@@ -156,9 +156,26 @@ static bool by_ring(const struct sc_blk *blk, const struct sc_blk_request *reque
     }
 }
 
+/* A lone read of what is in the page cache: a ring, made for many at a time, would only be a detour. */
+static bool read_at_once(struct sc_worker *worker, struct sc_blk_request *request)
+{
+    struct sc_blk *blk = worker->blk;
+    if (request->operation != SC_OP_READ || blk->options.alignment > 1 || worker->in_flight > 1 ||
+        request->iov_count > IOV_MAX || sc_vq_has_available(request->vq))
+        return false;
+    ssize_t count = preadv2(blk->options.fd, request->iov, (int)request->iov_count, (off_t)request->offset, RWF_NOWAIT);
+    if (count < 0 || (uint64_t)count != request->length)
+        return false;
+    request->result = count;
+    sc_blk_complete(worker, request);
+    return true;
+}
+
 static void submit(struct sc_worker *worker, struct sc_blk_request *request)
 {
     struct sc_blk *blk = worker->blk;
+    if (read_at_once(worker, request))
+        return;
     if (!by_ring(blk, request)) {
         request->result = sc_blk_execute(blk, request);
         sc_blk_complete(worker, request);

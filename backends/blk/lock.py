@@ -11,7 +11,7 @@ import time
 from backends.runtime.program import ProgramError
 
 F_OFD_SETLK = 37
-PATIENCE, PAUSE = 1.0, 0.01  # seconds
+PATIENCE, PAUSE = 5.0, 0.01  # seconds; a busy machine is slow to clear up
 FLOCK = struct.Struct("hhqqi4x")  # struct flock on x86_64: type, whence, start, length, pid
 
 

@@ -35,7 +35,8 @@ static bool serve_queue(struct sc_worker *worker, struct sc_virtqueue *vq, int64
     for (uint32_t budget = vq->size; budget > 0 && sc_blk_has_free(blk, vq->index); budget--) {
         if (__atomic_load_n(&blk->exclusive_wanted, __ATOMIC_SEQ_CST) || !sc_vq_has_available(vq))
             break;
-        int64_t left = sc_throttle_wait(&blk->throttle, blk->throttle.interval ? sc_now() : 0);
+        bool again = vq->resubmit_next < vq->resubmit_count; /* had its turn before the crash */
+        int64_t left = again ? 0 : sc_throttle_wait(&blk->throttle, blk->throttle.interval ? sc_now() : 0);
         if (left > 0) {
             *delay = left;
             break;

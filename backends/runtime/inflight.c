@@ -20,6 +20,7 @@ void sc_vq_set_inflight(struct sc_virtqueue *vq, void *region)
 {
     vq->inflight_split = vq->packed ? NULL : region;
     vq->inflight_packed = vq->packed ? region : NULL;
+    vq->inflight_followed = false;
 }
 
 void sc_inflight_retire(struct sc_virtqueue *vq)

@@ -56,7 +56,9 @@ int sc_vq_start(struct sc_virtqueue *vq, uint32_t base)
     vq->inflight_counter = 0;
     vq->notifications_on = true;
     vq->stats->in_flight = 0; /* a predecessor that died has left its own there */
-    return vq->packed ? sc_packed_start(vq, base) : sc_split_start(vq, base);
+    int result = vq->packed ? sc_packed_start(vq, base) : sc_split_start(vq, base);
+    vq->inflight_followed = true;
+    return result;
 }
 
 uint32_t sc_vq_base(const struct sc_virtqueue *vq)

@@ -67,6 +67,7 @@ struct sc_virtqueue {
 
     struct sc_inflight_split *inflight_split;
     struct sc_inflight_packed *inflight_packed;
+    bool inflight_followed; /* this process has run the ring with it: the front-end says where to go on */
     uint64_t inflight_counter;
     uint16_t batch[SC_MAX_QUEUE_SIZE]; /* split: heads pushed but not published */
     uint16_t batch_count;

@@ -128,6 +128,8 @@ static int recover(struct sc_virtqueue *vq)
     if (region->version != SC_INFLIGHT_VERSION || region->old_used_idx >= vq->size || region->used_idx >= vq->size)
         return -EPROTO;
     settle(vq);
+    uint16_t base_used = vq->next_used;
+    bool base_wrap = vq->used_wrap;
     vq->next_used = region->used_idx;
     vq->used_wrap = region->used_wrap_counter & 1;
     uint32_t slots = 0;
@@ -138,6 +140,12 @@ static int recover(struct sc_virtqueue *vq)
                 return -EPROTO;
             sc_inflight_resubmit(vq, i, region->desc[i].counter);
         }
+    if (vq->inflight_followed && vq->resubmit_count == 0) {
+        vq->next_used = base_used;
+        vq->used_wrap = base_wrap;
+        clear_region(vq);
+        return 0;
+    }
     sc_inflight_sort(vq);
     vq->next_avail = vq->next_used;
     vq->avail_wrap = vq->used_wrap;

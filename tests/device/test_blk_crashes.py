@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +41,18 @@ def write_split(survivor: Survivor, state: tuple[int, int], entries: list[tuple[
     header = SPLIT_HEADER.pack(0, 1, 64, *state)
     content = header + b"".join(SPLIT_ENTRY.pack(*entry) for entry in entries)
     survivor.region[: len(content)] = content
+
+
+def test_requests_that_had_their_turn_are_not_throttled_again(survivors: Callable[..., Survivor]) -> None:
+    survivor = survivors(False, "--iops=1")
+    survivor.kill()
+    disk = survivor.disk
+    keys = [disk.submit(IN, number, length=512, indirect=True) for number in range(6)]
+    write_split(survivor, (0, 0), [(1, 0, number) for number in range(6)] + [(0, 0, 0)] * 58)
+    survivor.revive(0)
+    started = time.monotonic()
+    assert [disk.finish(key).status for key in keys] == [OK] * 6
+    assert time.monotonic() - started < 3
 
 
 class PackedCrash:

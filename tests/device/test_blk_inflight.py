@@ -65,6 +65,19 @@ def test_killed_again_before_anything_was_done(survivors: Callable[..., Survivor
 
 
 @KINDS
+def test_a_ring_that_begins_anew_with_the_same_region(survivors: Callable[..., Survivor], packed: bool) -> None:
+    """A guest that boots again: the front-end says where the ring is now, whatever the region remembers."""
+    survivor, base = survivors(packed), PACKED_BASE if packed else 0
+    survivor.hand_over(base)
+    for _ in range(5):
+        assert survivor.disk.works()
+    survivor.disk.front.call(wire.GET_VRING_BASE, 0, 0)
+    survivor.disk.begin_anew()
+    assert survivor.disk.works()
+    assert survivor.ends_even()
+
+
+@KINDS
 def test_a_region_full_of_nonsense_harms_nobody(survivors: Callable[..., Survivor], packed: bool) -> None:
     survivor = survivors(packed)
     for seed in range(12):

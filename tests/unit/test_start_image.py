@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.test_start_path import EXAMPLE
 from tools.paths import ROOT
 from tools.setup import start_image as writer
 from vmm_core import start_image
@@ -36,7 +37,7 @@ def module(tmp_path: Path) -> Path:
 
 def run(place: Path, rest: str) -> str:
     program = PROGRAM.format(root=str(ROOT), place=str(place), image=str(place / "image"), rest=rest)
-    result = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, cwd=place)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -55,16 +56,26 @@ def test_a_source_that_changed_is_taken_instead_of_the_image(module: Path) -> No
     assert run(module.parent, "import imaged\nprint(imaged.value)") == "longer"
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00\x00\x00\x00", b"#!/bin/sh\n"])
-def test_an_image_of_another_python_or_none_is_left_alone(module: Path, damage: bytes) -> None:
+@pytest.mark.parametrize("python", [sys.version.encode(), sys.base_exec_prefix.encode()])
+def test_the_image_of_another_python_is_left_alone(module: Path, python: bytes) -> None:
     image = module.parent / "image"
-    image.write_bytes(damage + image.read_bytes()[4:] if damage else b"")
+    content = image.read_bytes()
+    assert python in content
+    image.write_bytes(content.replace(python, b"another"))
+    assert run(module.parent, "import imaged\nprint(imaged.value)") == "from the source"
+
+
+def test_without_an_image_everything_comes_from_its_own_file(module: Path) -> None:
+    image = module.parent / "image"
+    image.write_bytes(b"")
     assert run(module.parent, "import imaged\nprint(imaged.value)") == "from the source"
     image.unlink()
     assert run(module.parent, "import imaged\nprint(imaged.value)") == "from the source"
 
 
 def test_nothing_on_the_start_path_is_searched_for(tmp_path: Path) -> None:
+    for name in ("vmlinux.bin", "rootfs.ext4"):
+        (tmp_path / name).write_bytes(bytes(4096))
     assert writer.main(str(tmp_path / "image")) == 0
     watch = "\n".join(
         [
@@ -75,6 +86,8 @@ def test_nothing_on_the_start_path_is_searched_for(tmp_path: Path) -> None:
             "    def find_spec(name, path=None, target=None):",
             "        searched.append(name)",
             "sys.meta_path.insert(-1, Watch)",
+            "from vmm_core.config import parse",
+            f"parse({EXAMPLE!r})",
             *(f"import {name}" for name in writer.STARTS),
             "print(searched)",
         ]

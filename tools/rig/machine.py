@@ -21,11 +21,16 @@ ENVIRONMENT = {"HOME": "/root", "TERM": "dumb", "LANG": "C.UTF-8", "TMPDIR": "/v
 # One CPU: QEMU 7.2's SVM emulation on several at once loses guests of two vCPUs under load, QEMU's own like ours
 # (with verified I/O 2 of 7 QEMU's boots and 3 of 8 ours ended in a triple fault or hung; on one CPU none of either).
 CPUS = 1
+LOOK, FROZEN = 5.0, 120.0  # seconds between looks for a sign of life, and without one
 SCRATCH, SCRATCH_SIZE = "scratch", "8G"
 
 
 class RigFailed(Exception):
     """The rig itself did not work; the job's own failure is its exit status."""
+
+
+class RigFroze(RigFailed):
+    """Its kernel stopped, which no program in it can cause: worth another try."""
 
 
 def run(command: list[str], limit: float, memory: str = "6G", cpus: int = CPUS) -> int:
@@ -35,7 +40,7 @@ def run(command: list[str], limit: float, memory: str = "6G", cpus: int = CPUS) 
         job = Path(name)
         make_scratch_disk(job / SCRATCH)
         (job / "run.sh").write_text(job_script(command))
-        _boot(qemu_command(artefacts, job, memory, cpus), limit)
+        _boot(qemu_command(artefacts, job, memory, cpus), limit, job / "alive")
         status = job / "status"
         if not status.exists():
             raise RigFailed("the job did not finish: no exit status came back")
@@ -70,16 +75,21 @@ def qemu_command(artefacts: Artefacts, job: Path, memory: str, cpus: int) -> lis
     ]  # fmt: skip
 
 
-def _boot(command: list[str], limit: float) -> None:
-    """Run QEMU, relaying its console, until it ends; RigFailed after `limit` seconds."""
-    end = time.monotonic() + limit
+def _boot(command: list[str], limit: float, alive: Path) -> None:
+    """Run QEMU, relaying its console, until it ends. RigFailed after `limit` seconds, RigFroze without life."""
+    began = time.monotonic()
+    end = began + limit
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         while True:
-            ready, _, _ = select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))
-            if not ready:
+            ready, _, _ = select.select([process.stdout], [], [], LOOK)
+            if time.monotonic() > end:
                 raise RigFailed(f"the job did not finish within {limit:g} s")
+            if not ready and _seconds_since(alive, began) > FROZEN:
+                raise RigFroze(f"no sign of life for {FROZEN:g} s")
+            if not ready:
+                continue
             data = os.read(process.stdout.fileno(), 65536)
             if not data:
                 break
@@ -90,3 +100,11 @@ def _boot(command: list[str], limit: float) -> None:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def _seconds_since(alive: Path, began: float) -> float:
+    """Since the rig's last sign of life, or since it was switched on."""
+    try:
+        return time.time() - alive.stat().st_mtime
+    except FileNotFoundError:
+        return time.monotonic() - began

@@ -100,6 +100,7 @@ def building() -> list[Step]:
             "writing the start image",
             [PYTHON, "-m", "tools.setup.start_image", str(START_IMAGE)],
             inputs=("tools/setup/start_image.py",),
+            words=(sys.version, sys.base_exec_prefix),
             dated=tuple(f"{package}/**/{name}" for package in ("vmm_core", "ipc") for name in ("*.py", "*.so")),
             outputs=(str(START_IMAGE.relative_to(ROOT)),),
         ),

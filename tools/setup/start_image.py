@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 # What the functions on the way import when they need it; what these import in turn comes by itself.
 STARTS = (
     *("vmm_core.cli", "vmm_core.main", "vmm_core.sockets", "vmm_core.sandbox", "vmm_core.signals", "vmm_core.vm"),
-    *("vmm_core.config.builder", "vmm_core.config.machine", "vmm_core.config.memory", "vmm_core.config.boot"),
-    *("vmm_core.config.drive", "vmm_core.config.devices.block", "vmm_core.config.monitor", "vmm_core.config.chardev"),
-    *("vmm_core.accel.probe", "vmm_core.accel.kvm.vm", "vmm_core.accel.kvm.warm", "vmm_core.boot.elf"),
-    *("vmm_core.chardev.open", "vmm_core.chardev.stdio"),
+    *("vmm_core.config.lexer", "vmm_core.config.builder", "vmm_core.config.machine", "vmm_core.config.memory"),
+    *("vmm_core.config.boot", "vmm_core.config.drive", "vmm_core.config.devices.block", "vmm_core.config.monitor"),
+    *("vmm_core.config.chardev", "vmm_core.accel.probe", "vmm_core.accel.kvm.vm", "vmm_core.accel.kvm.warm"),
+    *("vmm_core.boot.elf", "vmm_core.chardev.open", "vmm_core.chardev.stdio"),
     *("vmm_core.supervisor.spawner", "ipc.confine.seccomp"),
 )
 
