@@ -93,7 +93,7 @@ class OwnDisk(Disk):
         self._spawner = spawner
         self.guard.start()
 
-    def _start_process(self, on_end: Callable[[BackendProcess], None]) -> tuple[BackendProcess, int]:
+    def _start_process(self, on_end: Callable[[BackendProcess], None], renewed: bool) -> tuple[BackendProcess, int]:
         from ipc.fds import pair
 
         assert self._spawner is not None
@@ -107,6 +107,7 @@ class OwnDisk(Disk):
                 self._options,
                 seccomp=self._vm.config.seccomp,
                 on_end=on_end,
+                renewed=renewed,
             )
         finally:
             os.close(theirs)

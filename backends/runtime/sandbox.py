@@ -71,6 +71,11 @@ def share_namespaces() -> list[str]:
     return missing
 
 
+def joined_namespaces() -> None:
+    """This process was started inside the namespaces that `share_namespaces` of another one made."""
+    _State.shares_network = True
+
+
 def confine(fds: Iterable[int], lifeline: int = -1) -> list[str]:
     """Give up all but `fds` (and the standard ones); returns what could not be had. The process must have one thread.
 

@@ -18,7 +18,7 @@ import sys
 from _socket import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backends.runtime import keeper, life, sandbox
+from backends.runtime import keeper, life, rebirth, sandbox
 from ipc import spawn
 from ipc.confine import seccomp
 from ipc.confine.policy import PolicyError
@@ -144,7 +144,8 @@ class Spawner:
             child_report,
             self._missing,
         )
-        process = self._process_class(target=life.live, args=(birth,), name=birth.name)
+        target = rebirth.begin if message.get("renewed") else life.live
+        process = self._process_class(target=target, args=(birth,), name=birth.name)
         try:
             process.start()
         except OSError:
@@ -179,4 +180,3 @@ class Spawner:
         child.process.join()
         spawn.send(self._socket, {"op": "exited", "pid": child.process.pid, "status": child.process.exitcode})
         child.process.close()
-

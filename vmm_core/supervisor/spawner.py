@@ -67,8 +67,9 @@ class Spawner:
         *,
         seccomp: bool,
         on_end: Callable[[BackendProcess], None],
+        renewed: bool = False,
     ) -> BackendProcess:
-        """Ask for a backend; returns at once. `fds` stay the caller's.
+        """Ask for a backend; returns at once. `fds` stay the caller's. `renewed`: with its code loaded from disk.
 
         `on_end` is called once, when it has ended or could not be started; never before this returns.
         """
@@ -79,6 +80,7 @@ class Spawner:
         log_end, lifeline = backend.take_ends()
         all_fds = {**fds, "log": log_end, "lifeline": lifeline}
         message: Message = {"op": "start", "id": identity, "kind": kind, "name": name, "seccomp": seccomp}
+        message["renewed"] = renewed
         message.update({f"fd.{what}": index for index, what in enumerate(all_fds)})
         message.update({f"option.{key}": value for key, value in options.items()})
         try:
