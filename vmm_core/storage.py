@@ -98,6 +98,7 @@ class OwnDisk(Disk):
 
         assert self._spawner is not None
         account = self._vm.resources.account(self.name, blk.queue_sizes(self.device), self._image)
+        strict = self.guard.policy.sandbox == "strict"
         ours, theirs = pair()
         try:
             process = self._spawner.start_backend(
@@ -107,7 +108,8 @@ class OwnDisk(Disk):
                 self._options,
                 seccomp=self._vm.config.seccomp,
                 on_end=on_end,
-                renewed=renewed,
+                renewed=renewed or strict,  # forked siblings would know its address layout
+                strict=strict,
             )
         finally:
             os.close(theirs)
@@ -135,6 +137,9 @@ class ForeignDisk(Disk):
         from vmm_core.supervisor.foreign import ForeignGuard
         from vmm_core.vhost.connect import connect
 
+        policy = vm.config.backend_policy(blk.display_name(device))
+        if policy.sandbox == "strict":
+            raise VmmError(f"{blk.display_name(device)}: sandbox=strict: its backend is not ours to confine")
         sock = connect(str(chardev.path))
         super().__init__(vm, device, dirty_log)
         self.front.attach(sock)
@@ -142,7 +147,6 @@ class ForeignDisk(Disk):
             self.front.prepare()
         except VmmError as error:
             raise VmmError(f"{device.driver} {self.name}: {chardev.path}: {error}") from error
-        policy = vm.config.backend_policy(self.name)
         self.guard = ForeignGuard(vm, self.name, self.front, policy, str(chardev.path))
         self.guard.on_mended = self._mended
         self.guard.state = RUNNING

@@ -143,6 +143,7 @@ class Spawner:
             named.pop("lifeline"),
             child_report,
             self._missing,
+            bool(message.get("strict")),
         )
         target = rebirth.begin if message.get("renewed") else life.live
         process = self._process_class(target=target, args=(birth,), name=birth.name)
@@ -170,8 +171,10 @@ class Spawner:
         self._poll.unregister(pipe)
         os.close(pipe)
         if text:
-            words = enumerate(text.rstrip("\0").split("\0")[1:])
-            spawn.send(self._socket, {"op": "confined", "id": identity, **{f"missing.{n}": word for n, word in words}})
+            landlock, *missing = text.split("\0")
+            told: Message = {"op": "confined", "id": identity, "landlock": int(landlock)}
+            told.update({f"missing.{number}": word for number, word in enumerate(missing)})
+            spawn.send(self._socket, told)
 
     def _report_exit(self, pidfd: int) -> None:
         child = self._children.pop(pidfd)
