@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,7 +88,7 @@ def test_without_hierarchies_nothing_is_in_force_and_nothing_fails() -> None:
 
 
 @pytest.fixture
-def delegated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def delegated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A v2 group that holds this process alone, and whose children come with files, as the kernel's do."""
     populate(tmp_path, V2)
     (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
@@ -102,7 +101,7 @@ def delegated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
     for module in (cgroups, cgroup_files):
         monkeypatch.setattr(module, "make", make)
-    yield tmp_path
+    return tmp_path
 
 
 def test_the_core_makes_room_before_it_hands_controllers_down(delegated: Path) -> None:

@@ -18,11 +18,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from tools.paths import ROOT
+from vmm_core.errors import VmmError
 from vmm_core.metrics import exporter, rates, readings, top
 from vmm_core.metrics.families import families
 from vmm_core.metrics.readings import Backend, Core, Limit, Process, Queue, Reading, ReadingError
 
-GREETING = {"QMP": {"version": {}, "capabilities": []}}
+GREETING: dict[str, Any] = {"QMP": {"version": {}, "capabilities": []}}
 
 
 def reading(requests: int = 3, taken: float = 10.0, **backend: Any) -> Reading:
@@ -53,7 +54,7 @@ def exposed(*known: Reading, down: tuple[str, ...] = ()) -> str:
 def samples(text: str) -> dict[str, float]:
     """Each sample as `name{labels in order}`, read by the parser of the format's makers."""
     found = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
         for sample in family.samples:
             labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
             found[f"{sample.name}{{{labels}}}"] = sample.value
@@ -180,9 +181,11 @@ def test_a_silent_vm_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(readings, "TIME_LIMIT", 0.1)
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
-    with vm(tmp_path / "one", lambda client: client.recv(1000) and client.recv(1)) as silent:  # type: ignore[arg-type, return-value]
-        with vm(tmp_path / "other", says(GREETING, account())) as good:
-            found, failures = readings.read_all({"silent": silent["web"], "good": good["web"]})
+    with (
+        vm(tmp_path / "one", lambda client: print(client.recv(1000), client.recv(1))) as silent,
+        vm(tmp_path / "other", says(GREETING, account())) as good,
+    ):
+        found, failures = readings.read_all({"silent": silent["web"], "good": good["web"]})
     assert [each.vm for each in found] == ["good"]
     assert len(failures) == 1
 
@@ -192,7 +195,7 @@ def test_the_exporter_serves_a_unix_socket_and_only_loopback(tmp_path: Path) -> 
     registry.register(exporter.VmCollector(lambda: readings.monitors(str(tmp_path / "run"))))
     (tmp_path / "run").mkdir()
     for where in ("0.0.0.0:9595", "192.0.2.1:1", "nowhere", "127.0.0.1:99999"):
-        with pytest.raises(exporter.VmmError):
+        with pytest.raises(VmmError):
             exporter.listen(where, registry)
     server = exporter.listen(f"unix:{tmp_path}/metrics.sock", registry)
     thread = threading.Thread(target=server.serve_forever)
