@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,12 +15,12 @@ DISK = "vub"
 
 
 @pytest.fixture
-def foreign(disk_plan: Plan) -> Iterator[tuple[Plan, Path, Path]]:
+def foreign(disk_plan: Plan) -> tuple[Plan, Path, Path]:
     """A VM whose second disk is behind a socket; its path and the image."""
     path, image = disk_plan.directory / "disk.sock", empty_disk(disk_plan.directory / "data", 16 << 20)
     disk_plan.extra += ["-chardev", f"socket,id=chr,path={path}"]
     disk_plan.extra += ["-device", f"vhost-user-blk-device,id={DISK},chardev=chr"]
-    yield disk_plan, path, image
+    return disk_plan, path, image
 
 
 def test_a_foreign_backend_killed_under_load_is_reconnected_to(foreign: tuple[Plan, Path, Path]) -> None:

@@ -35,6 +35,11 @@ class RingSet:
         self._have_run = False  # some backend may have taken requests
         self._stopped: dict[int, int] = {}  # where rings stand that were stopped in good order
 
+    @property
+    def inflight(self) -> rings.Inflight | None:
+        """The region in use, if the backend keeps one."""
+        return self._inflight
+
     def place(self, queues: list[QueueSetup]) -> None:
         """The driver has set these up: nothing of earlier ones is of any use."""
         self.forget()
@@ -62,8 +67,9 @@ class RingSet:
             return False
         if session is not self._told:
             self._tell(session)
-        again, self._have_run = self._have_run, bool(self.queues)
+        again = self._have_run
         self._give_inflight(session, features, again)
+        self._have_run = bool(self.queues)
         self._go_on(session, features, new_error_fd, again=again)
         return True
 
