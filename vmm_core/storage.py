@@ -148,6 +148,10 @@ class ForeignDisk(Disk):
         except VmmError as error:
             raise VmmError(f"{device.driver} {self.name}: {chardev.path}: {error}") from error
         self.guard = ForeignGuard(vm, self.name, self.front, policy, str(chardev.path))
+        if vm.config.backends:
+            from vmm_core.supervisor.limits import warn_of_foreign
+
+            warn_of_foreign(policy, self.name)
         self.guard.on_mended = self._mended
         self.guard.state = RUNNING
 
