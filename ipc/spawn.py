@@ -2,11 +2,11 @@
 
 | from | `op` | fields | descriptors |
 |---|---|---|---|
-| core | `start` | id, kind, name, seccomp, `fd.NAME` (index of each descriptor), `option.NAME` | as named |
+| core | `start` | id, kind, name, seccomp, renewed, strict, `fd.NAME` (index of each descriptor), `option.NAME` | as named |
 | spawner | `ready` | pid, generation (how many spawners there have been) | the keeper's pidfd, when it is 0 |
 | spawner | `started` | id, pid (in the backends' namespace) | a pidfd |
 | spawner | `failed` | id, reason | |
-| spawner | `confined` | id, `missing.N`: what of the sandbox could not be had | |
+| spawner | `confined` | id, landlock (its ABI version), `missing.N`: what of the sandbox could not be had | |
 | spawner | `exited` | pid, status (as from waitpid) | |
 
 A packet is `key NUL value NUL …`, each value led by a letter for its type. msgpack would do, but costs both sides 5 to

@@ -93,11 +93,12 @@ class OwnDisk(Disk):
         self._spawner = spawner
         self.guard.start()
 
-    def _start_process(self, on_end: Callable[[BackendProcess], None]) -> tuple[BackendProcess, int]:
+    def _start_process(self, on_end: Callable[[BackendProcess], None], renewed: bool) -> tuple[BackendProcess, int]:
         from ipc.fds import pair
 
         assert self._spawner is not None
         account = self._vm.resources.account(self.name, blk.queue_sizes(self.device), self._image)
+        strict = self.guard.policy.sandbox == "strict"
         ours, theirs = pair()
         try:
             process = self._spawner.start_backend(
@@ -107,6 +108,8 @@ class OwnDisk(Disk):
                 self._options,
                 seccomp=self._vm.config.seccomp,
                 on_end=on_end,
+                renewed=renewed or strict,  # forked siblings would know its address layout
+                strict=strict,
             )
         finally:
             os.close(theirs)
@@ -134,6 +137,9 @@ class ForeignDisk(Disk):
         from vmm_core.supervisor.foreign import ForeignGuard
         from vmm_core.vhost.connect import connect
 
+        policy = vm.config.backend_policy(blk.display_name(device))
+        if policy.sandbox == "strict":
+            raise VmmError(f"{blk.display_name(device)}: sandbox=strict: its backend is not ours to confine")
         sock = connect(str(chardev.path))
         super().__init__(vm, device, dirty_log)
         self.front.attach(sock)
@@ -141,8 +147,11 @@ class ForeignDisk(Disk):
             self.front.prepare()
         except VmmError as error:
             raise VmmError(f"{device.driver} {self.name}: {chardev.path}: {error}") from error
-        policy = vm.config.backend_policy(self.name)
         self.guard = ForeignGuard(vm, self.name, self.front, policy, str(chardev.path))
+        if vm.config.backends:
+            from vmm_core.supervisor.limits import warn_of_foreign
+
+            warn_of_foreign(policy, self.name)
         self.guard.on_mended = self._mended
         self.guard.state = RUNNING
 

@@ -238,3 +238,14 @@ uint32_t sc_direct_alignment(int fd)
     return status.stx_dio_mem_align > status.stx_dio_offset_align ? status.stx_dio_mem_align
                                                                   : status.stx_dio_offset_align;
 }
+
+/* io_uring, unlike Linux AIO, does not wait at a process's end for direct I/O that it has handed to the disk. An old
+ * write that lands after a new one to the same place would undo that. Allocating what is allocated has ext4, xfs and
+ * btrfs wait for such I/O first; without a file system of that kind this does nothing.
+ */
+void sc_blk_await_predecessor(struct sc_blk *blk)
+{
+    if (blk->options.alignment > 1 && !blk->options.read_only && blk->options.size > 0)
+        while (fallocate(blk->options.fd, FALLOC_FL_KEEP_SIZE, 0, 1) < 0 && errno == EINTR)
+            ;
+}

@@ -104,7 +104,7 @@ struct sc_blk {
     struct sc_blk_options options;
     struct sc_memory memory;
     struct sc_virtqueue queues[SC_MAX_QUEUES];
-    struct sc_vq_stats own_stats[SC_MAX_QUEUES]; /* where the counters are when nobody has given a shared page */
+    struct sc_vq_stats own_stats[SC_MAX_QUEUES];    /* where the counters are when nobody has given a shared page */
     struct sc_blk_request *requests[SC_MAX_QUEUES]; /* queue_size of each */
     struct sc_blk_request *free[SC_MAX_QUEUES];     /* one past the last: there is none */
     struct sc_worker workers[SC_MAX_WORKERS];
@@ -133,6 +133,8 @@ void sc_blk_free(struct sc_blk *blk);
 /* Stop taking requests and wait until none is in flight; sc_blk_resume goes on. */
 void sc_blk_pause(struct sc_blk *blk);
 void sc_blk_resume(struct sc_blk *blk);
+/* Return when what a dead process has still had under way on this image is over. */
+void sc_blk_await_predecessor(struct sc_blk *blk);
 void sc_blk_set_features(struct sc_blk *blk, uint64_t features);
 void sc_blk_set_writethrough(struct sc_blk *blk, bool on);
 void sc_blk_set_size(struct sc_blk *blk, uint64_t size);

@@ -77,6 +77,7 @@ int sc_blk_start(struct sc_blk *blk);
 void sc_blk_free(struct sc_blk *blk);
 void sc_blk_pause(struct sc_blk *blk);
 void sc_blk_resume(struct sc_blk *blk);
+void sc_blk_await_predecessor(struct sc_blk *blk);
 void sc_blk_set_features(struct sc_blk *blk, uint64_t features);
 void sc_blk_set_writethrough(struct sc_blk *blk, bool on);
 void sc_blk_set_size(struct sc_blk *blk, uint64_t size);

@@ -347,6 +347,8 @@ class BlkDevice(Device):
         if addresses is None or queue.size == 0:
             raise DeviceError(f"ring {index} has no size or addresses")
         self._translate(index, *addresses)  # memory may have been mapped anew since they were set
+        if self._inflight is not None:
+            lib.sc_blk_await_predecessor(self._blk)
         check(lib.sc_vq_start(queue, self._rings[index].base), f"ring {index}")
         queue.ready = True
         lib.sc_vq_call(queue)  # a driver whose backend was replaced may wait for an interrupt that died with it

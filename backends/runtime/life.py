@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Birth(NamedTuple):
-    """What a backend is made from. `missing` is what of the sandbox the spawner could not have for all of them."""
+    """What a backend is made from. `missing` is what of the sandbox the spawner could not have for all of them.
+
+    `strict`: it ends rather than serve without the whole sandbox.
+    """
 
     kind: str
     name: str
@@ -33,6 +36,7 @@ class Birth(NamedTuple):
     lifeline: int
     report: int
     missing: list[str]
+    strict: bool = False
 
 
 def live(birth: Birth) -> None:
@@ -63,8 +67,10 @@ def _begin(birth: Birth) -> None:
     missing = birth.missing + sandbox.confine([*birth.fds.values(), birth.report], birth.lifeline)
     if birth.policy is None:
         missing.append(sandbox.LIFTED)
-    os.write(birth.report, "\0".join(["confined", *missing]).encode())
+    os.write(birth.report, "\0".join([str(sandbox.landlock_level()), *missing]).encode())
     os.close(birth.report)
+    if birth.strict and missing:
+        raise sandbox.SandboxError(f"sandbox=strict, but the sandbox is without {'; '.join(missing)}")
 
 
 def _complain(line: str) -> None:

@@ -52,6 +52,7 @@ class SandboxError(Exception):
 class _State:
     filter: seccomp.Filter | None = None
     shares_network = False
+    landlock = 0
 
 
 def share_namespaces() -> list[str]:
@@ -69,6 +70,11 @@ def share_namespaces() -> list[str]:
     _note(missing, "network namespace", lib.sc_unshare(lib.SC_NS_NET))
     _State.shares_network = True
     return missing
+
+
+def joined_namespaces() -> None:
+    """This process was started inside the namespaces that `share_namespaces` of another one made."""
+    _State.shares_network = True
 
 
 def confine(fds: Iterable[int], lifeline: int = -1) -> list[str]:
@@ -90,10 +96,17 @@ def confine(fds: Iterable[int], lifeline: int = -1) -> list[str]:
     _demand("forbid tracing", lib.sc_undumpable())
     kept = sorted({0, 1, 2, *fds, *([lifeline] if lifeline >= 0 else [])})
     _demand("close descriptors", lib.sc_keep_descriptors(kept, len(kept)))
-    _note(missing, "Landlock", lib.sc_landlock())
+    landlock = lib.sc_landlock()
+    _State.landlock = max(0, landlock)
+    _note(missing, "Landlock", landlock)
     if lifeline >= 0:
         _demand("tie my life to the VM's", lib.sc_lifeline(lifeline))
     return missing
+
+
+def landlock_level() -> int:
+    """The ABI version of Landlock in force for this process, which the kernel shows nowhere; 0: none."""
+    return _State.landlock
 
 
 def prepare_filter(policy: seccomp.Filter | None) -> None:

@@ -19,7 +19,7 @@ from _socket import socket
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backends.runtime import keeper, life, sandbox
+from backends.runtime import keeper, life, rebirth, sandbox
 from ipc import spawn
 from ipc.confine import seccomp
 from ipc.confine.policy import PolicyError
@@ -145,8 +145,10 @@ class Spawner:
             named.pop("lifeline"),
             child_report,
             self._missing,
+            bool(message.get("strict")),
         )
-        process = self._process_class(target=life.live, args=(birth,), name=birth.name)
+        target = rebirth.begin if message.get("renewed") else life.live
+        process = self._process_class(target=target, args=(birth,), name=birth.name)
         try:
             process.start()
         except OSError:
@@ -171,8 +173,10 @@ class Spawner:
         self._poll.unregister(pipe)
         os.close(pipe)
         if text:
-            words = enumerate(text.rstrip("\0").split("\0")[1:])
-            spawn.send(self._socket, {"op": "confined", "id": identity, **{f"missing.{n}": word for n, word in words}})
+            landlock, *missing = text.split("\0")
+            told: Message = {"op": "confined", "id": identity, "landlock": int(landlock)}
+            told.update({f"missing.{number}": word for number, word in enumerate(missing)})
+            spawn.send(self._socket, told)
 
     def _report_exit(self, pidfd: int) -> None:
         child = self._children.pop(pidfd)
@@ -181,4 +185,3 @@ class Spawner:
         child.process.join()
         spawn.send(self._socket, {"op": "exited", "pid": child.process.pid, "status": child.process.exitcode})
         child.process.close()
-

@@ -91,9 +91,11 @@ def test_the_command_list_and_the_schema_agree(qmp: RawQmp) -> None:
 
 
 def test_no_listed_command_is_missing(qmp: RawQmp) -> None:
-    ending = {"quit", "system_reset", "system_powerdown", "stop", "cont", "getfd", "x-backend-restart"}
+    ending = {"quit", "system_reset", "system_powerdown", "stop", "cont", "getfd"}
+    arguments = {entry["name"]: entry["members"] for entry in qmp.value("query-qmp-schema") if "members" in entry}
     for entry in qmp.value("query-commands"):
-        if entry["name"] not in ending:
+        needed = [member for member in arguments[f"{entry['name']}-arguments"] if "default" not in member]
+        if entry["name"] not in ending and not needed:
             assert "return" in qmp.ask(entry["name"]), entry
 
 

@@ -178,3 +178,18 @@ def test_a_backend_killed_while_the_vm_ends_does_not_keep_it_from_ending(two_dis
         guest.qmp.execute("quit")
         victim.send_signal(signal.SIGKILL)
         assert guest.wait_exit(20) == 0
+
+
+def test_a_backend_is_upgraded_under_load_and_the_blackout_is_told(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        work(guest, 6)
+        for number in range(1, 4):
+            guest.console.wait_for(f"^ROUND-{number}$", 60)
+            before = state(guest, SCRATCH)["pid"]
+            answer = guest.qmp.execute("x-backend-upgrade", id=SCRATCH)
+            assert answer["pid"] == state(guest, SCRATCH)["pid"] != before
+            assert 0 < answer["blackout"] < 2_000_000
+            assert guest.qmp.wait_event("BACKEND_UPGRADED")["data"] == answer
+        kill(guest, SCRATCH)  # the new one is watched over like the old one
+        finish(guest)

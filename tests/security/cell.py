@@ -61,12 +61,13 @@ class Peer:
 class Cell:
     """`start` backends of one kind; `close` when done."""
 
-    def __init__(self, kind: str = ECHO, *, seccomp: bool = True) -> None:
+    def __init__(self, kind: str = ECHO, *, seccomp: bool = True, strict: bool = False) -> None:
         self.loop = EventLoop()
         self.spawner = Spawner(self.loop, [kind])
         self.ended: list[BackendProcess] = []
         self._kind = kind
         self._seccomp = seccomp
+        self._strict = strict
         self._peers: list[Peer] = []
 
     def start(
@@ -77,7 +78,14 @@ class Cell:
         with theirs:
             fds = {"vhost": theirs.fileno(), **(more_fds or {})}
             process = self.spawner.start_backend(
-                self._kind, name, fds, options or {}, seccomp=self._seccomp, on_end=self.ended.append
+                self._kind,
+                name,
+                fds,
+                options or {},
+                seccomp=self._seccomp,
+                on_end=self.ended.append,
+                renewed=self._strict,
+                strict=self._strict,
             )
         peer = Peer(process, ours, self)
         self._peers.append(peer)

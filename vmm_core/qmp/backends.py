@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from vmm_core.qmp.errors import QmpError
-from vmm_core.qmp.registry import Context, NoArguments, command
+from vmm_core.qmp.registry import Context, Deferred, NoArguments, command
+from vmm_core.supervisor.own import OwnGuard
 
 if TYPE_CHECKING:
     from vmm_core.supervisor.guard import Guard
@@ -54,3 +55,18 @@ def query_backends(context: Context, _arguments: NoArguments) -> object:
 def backend_restart(context: Context, arguments: BackendName) -> None:
     """Replace a backend, or bring back one that was given up; BACKEND_RESTARTED says when it serves."""
     guard_of(context, arguments.id).restart()
+
+
+@command("x-backend-upgrade", BackendName)
+def backend_upgrade(context: Context, arguments: BackendName) -> object:
+    """Hand a device over to a new process of the code on disk; answers with the blackout in microseconds."""
+    guard = guard_of(context, arguments.id)
+    if not isinstance(guard, OwnGuard):
+        raise QmpError(f"the backend of {guard.name} is not ours: its own manager upgrades it, and we reconnect")
+    answer = Deferred()
+
+    def done(blackout: int, reason: str) -> None:
+        answer.settle(QmpError(reason) if reason else {"id": guard.name, "pid": guard.pid, "blackout": blackout})
+
+    guard.upgrade(done)
+    return answer

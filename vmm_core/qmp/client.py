@@ -14,7 +14,7 @@ from vmm_core import log
 from vmm_core.errors import VmmError, describe
 from vmm_core.loop import READ, WRITE
 from vmm_core.qmp.errors import QmpError
-from vmm_core.qmp.registry import Context, execute
+from vmm_core.qmp.registry import Context, Deferred, execute
 from vmm_core.qmp.stream import JsonStream, StreamError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Client:
         self._fds: list[int] = []
         self._open = True
         self._ended = False  # it sends nothing more, but may still read
+        self._awaits = False  # the answer to a command
         self._interest = READ
         vm.loop.add(sock.fileno(), READ, self._ready)
 
@@ -104,19 +105,32 @@ class Client:
 
     def _work(self) -> None:
         """Answer what was received, as long as the client reads the answers; then see to what comes next."""
-        while self._open and self._commands and len(self._output) <= BUSY_BACKLOG:
+        while self._open and self._commands and not self._awaits and len(self._output) <= BUSY_BACKLOG:
             answer = self._answer(self._commands.popleft())
             if not self._commands and self._stream.is_empty:
                 self._drop_fds()  # those that no getfd has asked for
-            self.send(answer)
+            if answer is not None:
+                self.send(answer)
         if not self._open:
             return
-        if self._ended and not self._commands and not self._output:
+        if self._ended and not self._commands and not self._output and not self._awaits:
             self.close()
         else:
             self._watch()
 
-    def _answer(self, value: bytes) -> dict[str, Any]:
+    def _wait_for(self, deferred: Deferred, envelope: dict[str, Any]) -> None:
+        self._awaits = True
+
+        def answer(result: object) -> None:
+            self._awaits = False
+            self.send((_error(result) if isinstance(result, QmpError) else {"return": result}) | envelope)
+            if self._open:
+                self._work()
+
+        deferred.when_settled(answer)
+
+    def _answer(self, value: bytes) -> dict[str, Any] | None:
+        """The answer to one command; None when it comes later."""
         envelope: dict[str, Any] = {}
         try:
             message = _decode(value)
@@ -130,6 +144,9 @@ class Client:
         except Exception as error:  # a broken command must not leave its client waiting
             log.exception("QMP command failed", error)
             return _error(QmpError(f"internal error: {type(error).__name__}: {error}")) | envelope
+        if isinstance(result, Deferred):
+            self._wait_for(result, envelope)
+            return None
         return {"return": result} | envelope
 
     def _flush(self) -> None:
@@ -146,7 +163,7 @@ class Client:
 
     def _watch(self) -> None:
         """A client that does not read its answers is not asked for more commands."""
-        busy = self._ended or bool(self._commands) or len(self._output) > BUSY_BACKLOG
+        busy = self._ended or self._awaits or bool(self._commands) or len(self._output) > BUSY_BACKLOG
         interest = (0 if busy else READ) | (WRITE if self._output or self._commands else 0)
         if interest != self._interest:
             self._interest = interest

@@ -19,6 +19,27 @@ class NoArguments(msgspec.Struct, forbid_unknown_fields=True):
     """For commands that take none."""
 
 
+class Deferred:
+    """What a command returns whose answer comes later; its client's next commands wait for that."""
+
+    def __init__(self) -> None:
+        self._answer: Callable[[object], None] | None = None
+        self._result: object = None
+        self._settled = False
+
+    def settle(self, result: object) -> None:
+        """The answer: a value, or a QmpError. On the event loop's thread."""
+        self._result, self._settled = result, True
+        if self._answer is not None:
+            self._answer(result)
+
+    def when_settled(self, answer: Callable[[object], None]) -> None:
+        """Call `answer(result)`, now or later."""
+        self._answer = answer
+        if self._settled:
+            answer(self._result)
+
+
 class Context(NamedTuple):
     """What a command works on."""
 

@@ -21,6 +21,7 @@ EVENTS: dict[str, dict[str, str]] = {  # name: members of its data
     "POWERDOWN": {},
     "BACKEND_DIED": {"id": "str", "pid": "int", "reason": "str"},
     "BACKEND_RESTARTED": {"id": "str", "pid": "int", "blackout": "int", "restarts": "int"},
+    "BACKEND_UPGRADED": {"id": "str", "pid": "int", "blackout": "int"},
     "BACKEND_FAILED": {"id": "str", "reason": "str"},
 }
 BUILT_IN = {"str": "string", "int": "int", "bool": "boolean", "any": "value", "null": "null"}

@@ -21,7 +21,7 @@ class BackendProcess:
     """A backend that the spawner was asked for. Ours are the read end of its log and the write end of its lifeline.
 
     `pid` is 0 until it runs, and if it ended before we looked; `confined` says that its sandbox stands, and `missing`
-    what the host did not permit of it.
+    what the host did not permit of it. `landlock` is the ABI version in force: the kernel shows that nowhere.
     After the end: `exit_status` (negative: the signal; None: nobody knows) and `end_reason`, one line.
     """
 
@@ -31,6 +31,7 @@ class BackendProcess:
         self.namespace_pid = 0
         self.confined = False
         self.missing: list[str] = []
+        self.landlock = 0
         self.exit_status: int | None = None
         self.end_reason = ""
         self.on_started: Callable[[BackendProcess], None] | None = None  # called when `pid` is known
@@ -62,9 +63,9 @@ class BackendProcess:
         if self.on_started is not None:
             self.on_started(self)
 
-    def sandboxed(self, missing: list[str]) -> None:
+    def sandboxed(self, missing: list[str], landlock: int) -> None:
         """Its sandbox stands, except for `missing`."""
-        self.confined, self.missing = True, missing
+        self.confined, self.missing, self.landlock = True, missing, landlock
         for line in missing:
             log.info(f"{self.name}: sandbox without {line}")
 

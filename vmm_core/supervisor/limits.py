@@ -55,13 +55,13 @@ class Limits:
         self._cgroups = cgroups
         self._shared = shared
         self._disk = disk
-        self._process: BackendProcess | None = None
+        self._processes: list[BackendProcess] = []  # two while one takes over from the other
         self._ways: dict[str, Way] = {}
         self._timer: Timer | None = None
 
     def started(self, process: BackendProcess) -> None:
-        """A new process serves the device."""
-        self._process = process
+        """A new process serves the device, or is about to."""
+        self._processes = [*self._living(), process]
         if process.pid and (self._wanted() or self._cgroups.delegated()):
             self._enter(process.pid)
         self._apply(self._wanted())
@@ -81,10 +81,13 @@ class Limits:
 
     def close(self) -> None:
         """No more looks at the process. Its groups are the `Cgroups`' to remove."""
-        self._process = None
+        self._processes = []
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _living(self) -> list[BackendProcess]:
+        return [process for process in self._processes if process.pid and not process.end_reason]
 
     def _wanted(self) -> list[str]:
         return [name for name in LIMITS if getattr(self.policy, name) is not None]
@@ -96,22 +99,20 @@ class Limits:
         return self.leaf
 
     def _apply(self, names: list[str]) -> None:
-        process = self._process
-        if process is None or not process.pid or process.end_reason or not names:
-            return
-        leaf = self.leaf or self._enter(process.pid)
-        for name in names:
-            way = self._put(name, process.pid, leaf)
-            if way != self._ways.get(name) and not way[0]:
-                log.warn(f"{self.name}: {option(name)}={spell(self.policy, name)} is not in force: {way[1]}")
-            self._ways[name] = way
+        for process in self._living() if names else ():
+            leaf = self.leaf or self._enter(process.pid)
+            for name in names:
+                way = self._put(name, process.pid, leaf)
+                if way != self._ways.get(name) and not way[0]:
+                    log.warn(f"{self.name}: {option(name)}={spell(self.policy, name)} is not in force: {way[1]}")
+                self._ways[name] = way
 
     def _put(self, name: str, pid: int, leaf: Leaf) -> Way:
         value = getattr(self.policy, name)
         if name in IO:
             return self._put_io(name, leaf)
         if name == "cpu_max":
-            return _by(leaf, "cpu") if leaf.set_cpu_max(value) else self._place(pid, leaf)
+            return _by(leaf, "cpu") if leaf.set_cpu_max(value) else self._share(pid, leaf)
         if name == "cpus":
             return _by(leaf, "cpuset") if leaf.set_cpus(value) else self._place(pid, leaf)
         if name == "memory_max":
@@ -128,16 +129,22 @@ class Limits:
             return _by(leaf, "io")
         return False, "no control group for I/O" if not leaf.version("io") else f"the kernel refuses it for disk {disk}"
 
+    def _share(self, pid: int, leaf: Leaf) -> Way:
+        """cpu-max without control groups: whole CPUs."""
+        good, way = self._place(pid, leaf)
+        bound = 100 * len(self._cpus(leaf))
+        if good and self.policy.cpu_max not in (None, bound):
+            return False, f"no control group for CPUs; CPU affinity bounds it to {bound}%"
+        return good, way
+
     def _place(self, pid: int, leaf: Leaf) -> Way:
-        """Without control groups: whole CPUs."""
+        return scheduling.set_affinity(pid, self._cpus(leaf))
+
+    def _cpus(self, leaf: Leaf) -> list[int]:
+        """The CPUs to run on, as many as cpu-max allows if nothing else bounds it."""
         share = self.policy.cpu_max
         cpus = list(self.policy.cpus or scheduling.usable_cpus())
-        if share is not None and not leaf.version("cpu"):
-            cpus = cpus[: max(1, share // 100)]
-        good, way = scheduling.set_affinity(pid, cpus)
-        if good and share is not None and not leaf.version("cpu") and share != 100 * len(cpus):
-            return False, f"no control group for CPUs; CPU affinity bounds it to {100 * len(cpus)}%"
-        return good, way
+        return cpus if share is None or leaf.version("cpu") else cpus[: max(1, share // 100)]
 
     def _put_memory(self, limit: int | None, leaf: Leaf) -> Way:
         if limit is not None and self._timer is None:
@@ -155,17 +162,16 @@ class Limits:
 
     def _look(self) -> None:
         self._timer = None
-        limit, process = self.policy.memory_max, self._process
+        limit = self.policy.memory_max
         if limit is None:
             return
         self._look_again()
-        if process is None or not process.pid or process.end_reason:
-            return
-        used = own_memory(process.pid, limit)
-        if used > limit:
-            self.memory_kills += 1
-            log.error(f"{self.name}: its backend uses {used >> 10} KiB, memory-max is {limit >> 10} KiB: it is killed")
-            process.signal(SIGKILL)
+        for process in self._living():
+            used = own_memory(process.pid, limit)
+            if used > limit:
+                self.memory_kills += 1
+                log.error(f"{self.name}: its backend uses {used >> 10} KiB of {limit >> 10} KiB and is killed")
+                process.signal(SIGKILL)
 
 
 def own_memory(pid: int, enough: int) -> int:
@@ -182,6 +188,13 @@ def _kib(path: str, key: str) -> int:
         if line.startswith(key):
             return int(line.split()[1]) << 10
     return 0
+
+
+def warn_of_foreign(policy: BackendPolicy, name: str) -> None:
+    """A backend that we did not start is not ours to limit: say so."""
+    asked = [option(limit) for limit in LIMITS if getattr(policy, limit) is not None]
+    if asked:
+        log.warn(f"{name}: {', '.join(asked)} not in force: its backend is not a process of ours")
 
 
 def option(name: str) -> str:

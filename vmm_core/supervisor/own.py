@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from _thread import start_new_thread
+
+from ipc.errors import WireError
+from vmm_core import log
+from vmm_core.errors import VmmError
 from vmm_core.supervisor.guard import FAILED, RESTARTING, STARTING, Guard
 from vmm_core.vhost.link import CLOSED
 
@@ -14,14 +19,17 @@ if TYPE_CHECKING:
     from vmm_core.vhost.device import VhostUserDevice
     from vmm_core.vm import Vm
 
-    Start = Callable[[Callable[[BackendProcess], None]], tuple[BackendProcess, int]]
+    Start = Callable[[Callable[[BackendProcess], None], bool], tuple[BackendProcess, int]]
+    Report = Callable[[int, str], None]
 
 SIGKILL = 9
+LEAVE_LIMIT = 2.0  # seconds for a process that was relieved to end by itself
 END_LIMIT = 0.1  # seconds for a process without session to end by itself, so that it can say how
 
 
 class OwnGuard(Guard):
-    """`start_process(on_end)` asks for a process and returns it with our end of its socket, at once.
+    """`start_process(on_end, renewed)` asks for a process and returns it with our end of its socket, at once; a renewed
+    one loads its code from disk instead of getting it by fork.
 
     A successor gets the rings only when its predecessor is dead: two must never work on the same requests.
     """
@@ -30,6 +38,8 @@ class OwnGuard(Guard):
         super().__init__(vm, name, front, policy)
         self.process: BackendProcess | None = None
         self._start_process = start_process
+        self._renewed = False  # once upgraded, successors are to be of the new code, too
+        self._upgrading = False
         self._lost_because = ""  # what the device had against it, if it did not just end
         self._dropped: list[BackendProcess] = []  # killed, not yet dead
 
@@ -37,10 +47,53 @@ class OwnGuard(Guard):
         if self._dropped:
             return  # the last of them to end calls again
         again = self.state == RESTARTING
-        self.process, sock = self._start_process(self._ended)
+        self.process, sock = self._start_process(self._ended, self._renewed)
         self.front.attach(sock)
         if again:
             self._bring_up()
+
+    def upgrade(self, done: Report) -> None:
+        """Start a process of the code on disk beside the present one, and hand the device over to it.
+
+        `done(blackout in microseconds, reason)` follows, with a reason if the old process serves on. VmmError when the
+        backend does not serve at the moment.
+        """
+        if self.state == RESTARTING or self._upgrading or not self.pid:
+            raise VmmError(f"the backend of {self.name} does not serve at the moment (it is {self.shown_state})")
+        self._upgrading = True
+        newcomer, sock = self._start_process(self._ended, True)
+        start_new_thread(self._hand_over, (newcomer, sock, done))
+
+    def _hand_over(self, newcomer: BackendProcess, sock: int, done: Report) -> None:
+        """On a thread of its own: this waits for the new process to load, and for requests of the old one to finish."""
+        blackout, failure = 0, ""
+        try:
+            blackout = self.front.replace(sock, lambda: self._relieve(newcomer))
+        except (WireError, VmmError) as error:
+            failure = str(error)
+        self._loop.call_soon(lambda: self._handed_over(newcomer, blackout, failure, done))
+
+    def _handed_over(self, newcomer: BackendProcess, blackout: int, failure: str, done: Report) -> None:
+        self._upgrading = False
+        if failure:
+            said = newcomer.last_lines[-1] if newcomer.last_lines else ""
+            kill(newcomer)
+            done(0, f"{failure}{f' (it said: {said})' if said else ''}; the old backend serves on")
+            return
+        self._renewed = True
+        self.last_blackout = blackout
+        log.info(f"{self.name}: its backend was replaced by pid {newcomer.pid} within {blackout / 1000:.1f} ms")
+        self._emit("BACKEND_UPGRADED", {"pid": newcomer.pid, "blackout": blackout})
+        done(blackout, "")
+
+    def _relieve(self, newcomer: BackendProcess) -> None:
+        """The newcomer serves. From now on the other one's end means nothing, but it is to come."""
+        old, self.process = self.process, newcomer
+        if old is not None:
+            self._loop.call_soon(lambda: self._see_off(old))
+
+    def _see_off(self, old: BackendProcess) -> None:
+        self._loop.call_later(LEAVE_LIMIT, lambda: kill(old))
 
     @property
     def pid(self) -> int:  # type: ignore[override]

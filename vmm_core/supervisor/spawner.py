@@ -80,8 +80,11 @@ class Spawner:
         *,
         seccomp: bool,
         on_end: Callable[[BackendProcess], None],
+        renewed: bool = False,
+        strict: bool = False,
     ) -> BackendProcess:
-        """Ask for a backend; returns at once. `fds` stay the caller's.
+        """Ask for a backend; returns at once. `fds` stay the caller's. `renewed`: with its code loaded from disk.
+        `strict`: with the whole sandbox or not at all.
 
         `on_end` is called once, when it has ended or could not be started; never before this returns.
         """
@@ -92,6 +95,7 @@ class Spawner:
         log_end, lifeline = backend.take_ends()
         all_fds = {**fds, "log": log_end, "lifeline": lifeline}
         message: Message = {"op": "start", "id": identity, "kind": kind, "name": name, "seccomp": seccomp}
+        message.update({"renewed": renewed, "strict": strict})
         message.update({f"fd.{what}": index for index, what in enumerate(all_fds)})
         message.update({f"option.{key}": value for key, value in options.items()})
         try:
@@ -173,7 +177,8 @@ class Spawner:
             if backend is not None and what == "started":
                 backend.started(int(message["pid"] or 0), fds.pop())
             elif backend is not None and what == "confined":
-                backend.sandboxed([str(word)[:200] for word in spawn.section(message, "missing").values()])
+                missing = [str(word)[:200] for word in spawn.section(message, "missing").values()]
+                backend.sandboxed(missing, int(message.get("landlock") or 0))
 
     def _spawner_ready(self, generation: int, fds: list[int]) -> None:
         self.pid = pid_behind(fds[1])

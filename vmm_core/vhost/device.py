@@ -8,6 +8,8 @@ transaction; without one, or when it gives up, the loss costs DeviceBroken and o
 
 from __future__ import annotations
 
+from time import monotonic
+
 from ipc import vhost_user as wire
 from ipc.errors import WireError
 from vmm_core import log
@@ -128,6 +130,35 @@ class VhostUserDevice(VirtioDevice):
         except (OSError, ValueError):
             return b""  # reset by the driver at this moment
 
+    def replace(self, sock_fd: int, on_success: Callable[[], None]) -> int:
+        """Rolling upgrade: let another backend go on where this one is stopped; returns the blackout in microseconds.
+
+        `on_success` runs before the old one's session is closed. WireError: it cannot, and the old one serves on (or
+        has been lost meanwhile, as it may be at any time).
+        """
+        blackout = 0.0
+
+        def hand_over(old: Session, new: Session) -> None:
+            nonlocal blackout
+            self._bring_driver(new)
+            self._send_status(new, self._status)
+            new.synchronize()
+            start = monotonic()
+            try:
+                self._rings.hand_over(
+                    old, new, self._driver_features or 0, self._link.new_error_fd, self._drain_timeout
+                )
+            except WireError as error:
+                if self._rings.interrupted:
+                    self._link.lose(str(error), old)
+                raise
+            blackout = monotonic() - start
+            self._config = None
+            on_success()
+
+        self._link.replace(sock_fd, hand_over)
+        return int(blackout * 1e6)
+
     def ping(self, limit: float) -> None:
         """Have the backend answer within `limit` seconds, or lose it; not while somebody else waits for it."""
         if not self._link.lock.acquire(blocking=False):
@@ -235,11 +266,7 @@ class VhostUserDevice(VirtioDevice):
 
     def _restore(self, session: Session) -> None:
         """Bring a new backend to where the last one was: all that the driver has done so far, in its order."""
-        if self._driver_features is not None:
-            self._send_features(session)
-        for offset, data in self._written.items():
-            session.post(wire.SET_CONFIG, offset, len(data), wire.CONFIG_WRITABLE, data)
-        session.settle()
+        self._bring_driver(session)
         if self._rings.queues:
             self._start(session)
             self._rings.nudge()
@@ -250,6 +277,14 @@ class VhostUserDevice(VirtioDevice):
             self._config = self._fetch_config(session)
             if self._config != before:
                 self._on_config_change()
+
+    def _bring_driver(self, session: Session) -> None:
+        """What the driver has negotiated and written."""
+        if self._driver_features is not None:
+            self._send_features(session)
+        for offset, data in self._written.items():
+            session.post(wire.SET_CONFIG, offset, len(data), wire.CONFIG_WRITABLE, data)
+        session.settle()
 
     def _config_changed(self) -> None:
         """On the main loop, the only one who counts: no lock, as that may be held for seconds."""

@@ -216,13 +216,43 @@ class BackendLink:
             self._shut = False
             self._arrival.release()
 
-    def _greet(self, fd: int) -> None:
-        self._drop()
+    def replace(self, fd: int, hand_over: Callable[[Session, Session], None]) -> None:
+        """Put the backend at `fd` in the place of one that serves, by `hand_over(old, new)`, with `lock` held.
+
+        WireError, also from `hand_over`: the old one serves on, or has been lost in the ordinary way.
+        """
+        session, channel, peer_fd = self._open(fd)
+        try:
+            session.handshake(peer_fd)
+            self._check(session)
+            with self.lock:
+                old = self.established()
+                if old is None:
+                    raise WireError("the old backend does not serve at the moment")
+                hand_over(old, session)
+                self._drop()
+                with self._state_lock:
+                    self._session, self._channel = session, channel
+                self._watch(session, channel)
+        except BaseException:
+            session.close()
+            channel.close()
+            raise
+        finally:
+            close_all((peer_fd,))
+
+    def _open(self, fd: int) -> tuple[Session, BackendChannel, int]:
+        """A session over `fd` before its first message, our end of its channel and the other one."""
         session = Session(fd, dirty_log=self._dirty_log, timeout=self._timeout)
         channel, peer_fd = BackendChannel.create()
+        return session, channel, peer_fd
+
+    def _greet(self, fd: int) -> None:
+        self._drop()
+        session, channel, peer_fd = self._open(fd)
         with self._state_lock:
             self._session, self._channel = session, channel
-            if self._reason:
+            if self._reason or self._lost:
                 session.abort()  # given up between arrival and here
         try:
             session.handshake(peer_fd)
@@ -239,11 +269,14 @@ class BackendLink:
         finally:
             close_all((peer_fd,))
         self.greeted = True
+        self._watch(session, channel)
+        if self.on_ready is not None:
+            self.on_ready()
+
+    def _watch(self, session: Session, channel: BackendChannel) -> None:
         with self._serve_lock:
             self._poller.register(channel.fileno(), select.EPOLLIN)
             self._poller.register(session.fileno(), select.EPOLLRDHUP)
-        if self.on_ready is not None:
-            self.on_ready()
 
     def _drop(self) -> None:
         with self._serve_lock, self._state_lock:

@@ -8,6 +8,7 @@ knows which of both the dead one had still seen or sent.
 from __future__ import annotations
 
 from ipc import vhost_user as wire
+from ipc.errors import WireError
 from vmm_core.vhost import rings
 from vmm_core.vhost.link import Unfit
 
@@ -32,6 +33,12 @@ class RingSet:
         self._told: Session | None = None  # knows of guest memory and the dirty log
         self._runs_on: Session | None = None
         self._have_run = False  # some backend may have taken requests
+        self._stopped: dict[int, int] = {}  # where rings stand that were stopped in good order
+
+    @property
+    def inflight(self) -> rings.Inflight | None:
+        """The region in use, if the backend keeps one."""
+        return self._inflight
 
     def place(self, queues: list[QueueSetup]) -> None:
         """The driver has set these up: nothing of earlier ones is of any use."""
@@ -43,6 +50,7 @@ class RingSet:
         self.queues = []
         self._runs_on = None
         self._have_run = False
+        self._stopped = {}
         if self._inflight is not None:
             self._inflight.close()
             self._inflight = None
@@ -59,15 +67,69 @@ class RingSet:
             return False
         if session is not self._told:
             self._tell(session)
-        again, self._have_run = self._have_run, bool(self.queues)
+        again = self._have_run
         self._give_inflight(session, features, again)
+        self._have_run = bool(self.queues)
+        self._go_on(session, features, new_error_fd, again=again)
+        return True
+
+    def hand_over(
+        self, old: Session, new: Session, features: int, new_error_fd: Callable[[], int], limit: float
+    ) -> None:
+        """Stop the rings on `old` and go on with them on `new`, or on `old` again, and then raise WireError.
+
+        A ring has `limit` seconds to let its requests finish; from the first stop to the last start the driver waits.
+        """
+        if new is not self._told:
+            self._tell(new)
+        if old is not self._runs_on:
+            return
+        before = self._inflight
+        for queue in self.queues:
+            self._stopped[queue.index] = rings.stop_ring(old, queue.index, limit)
+        try:
+            self._inflight = self._new_inflight(new)
+            self._go_on(new, features, new_error_fd, again=True)
+            if before is not None:
+                before.close()
+        except WireError:
+            if self._inflight is not None and self._inflight is not before:
+                self._inflight.close()
+            self._inflight, self._told = before, old
+            if before is not None:
+                rings.send_inflight(old, before)
+            self._go_on(old, features, new_error_fd, again=True)
+            raise
+        finally:
+            self.nudge()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether some ring was stopped by `hand_over` and runs nowhere."""
+        return bool(self._stopped)
+
+    def _go_on(self, session: Session, features: int, new_error_fd: Callable[[], int], *, again: bool) -> None:
         error_fd = new_error_fd()
         for queue in self.queues:
             base = self._base(queue, features) if again else rings.first_base(features)
             rings.start_ring(session, queue, base, error_fd, log=self._dirty_log is not None)
         session.synchronize()
         self._runs_on = session
-        return True
+        self._stopped = {}
+
+    def _new_inflight(self, session: Session) -> rings.Inflight | None:
+        """A fresh region of that backend, which has it; None when it does not track requests."""
+        if not self.queues or not session.has(wire.INFLIGHT_SHMFD):
+            return None
+        count = max(queue.index for queue in self.queues) + 1
+        region = rings.get_inflight(session, count, max(queue.size for queue in self.queues))
+        if region is not None:
+            try:
+                rings.send_inflight(session, region)
+            except WireError:
+                region.close()
+                raise
+        return region
 
     def nudge(self) -> None:
         """Kick and call every ring once."""
@@ -103,13 +165,12 @@ class RingSet:
             raise Unfit("the new backend does not track requests in flight (INFLIGHT_SHMFD), the old one did")
         if again and self._inflight is None and not self._idle(features):
             raise Unfit("requests were in flight, of which the old backend kept no account (INFLIGHT_SHMFD)")
-        if tracks and not again:
-            count = max(queue.index for queue in self.queues) + 1
-            size = max(queue.size for queue in self.queues)
-            if self._inflight is not None:
-                self._inflight.close()
-            self._inflight = rings.get_inflight(session, count, size)
-        if self._inflight is not None:
+        if not again:
+            before, self._inflight = self._inflight, None
+            if before is not None:
+                before.close()
+            self._inflight = self._new_inflight(session)
+        elif self._inflight is not None:
             rings.send_inflight(session, self._inflight)
 
     def _idle(self, features: int) -> bool:
@@ -118,7 +179,9 @@ class RingSet:
         return all(rings.is_drained(self.memory, queue) for queue in self.queues)
 
     def _base(self, queue: QueueSetup, features: int) -> int:
-        """Where a replacement begins; one with an inflight region corrects it by that."""
+        """Where a ring goes on; a backend with an inflight region in use corrects it by that."""
+        if queue.index in self._stopped:
+            return self._stopped[queue.index]
         if features >> rings.F_RING_PACKED & 1:
-            return rings.PACKED_START | rings.PACKED_START << 16
+            return rings.first_base(features)
         return rings.used_index(self.memory, queue)
