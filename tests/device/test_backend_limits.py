@@ -38,11 +38,18 @@ class Cell:
         )
         self.qmp: RawQmp = self.machine.qmp()
 
+    def value(self, command: str, **arguments: object) -> Any:
+        """What a command returns; events that come first are passed over."""
+        message = self.qmp.ask(command, **arguments)
+        while "event" in message:
+            message = self.qmp.message()
+        return message["return"]
+
     def stats(self) -> dict[str, Any]:
         """The disk's entry, once its backend runs and its limits are in force."""
         deadline = Deadline(LIMIT)
         while deadline.left() > 0:
-            (entry,) = self.qmp.value("x-query-backend-stats", id="disk0")["backends"]
+            (entry,) = self.value("x-query-backend-stats", id="disk0")["backends"]
             if entry["pid"] and entry["process"]:
                 found: dict[str, Any] = entry
                 return found
@@ -142,13 +149,11 @@ def test_a_backend_over_its_memory_is_killed_and_comes_back_and_the_vm_goes_on(t
     cell.qmp.value("x-backend-set-limits", id="disk0", **{"memory-max": "8M"})
     event = cell.qmp.message()
     assert (event["event"], event["data"]["reason"]) == ("BACKEND_DIED", "was killed by SIGKILL")
-    cell.qmp.send(b'{"execute":"x-backend-set-limits","arguments":{"id":"disk0","memory-max":"none"},"id":1}')
-    while "return" not in cell.qmp.message():
-        pass
+    cell.value("x-backend-set-limits", id="disk0", **{"memory-max": "none"})
     entry = cell.stats()
     assert entry["pid"] != first
     assert entry["memory-kills"] >= 1
-    assert cell.qmp.value("query-status")["running"] is True
+    assert cell.value("query-status")["running"] is True
     cell.machine.close()
 
 
