@@ -16,7 +16,8 @@
 
 #define RING_ENTRIES 256
 #define CQ_ENTRIES 4096
-#define TAG_DOORBELL 1u /* requests are aligned, so their low bits are free */
+#define MUCH (256u << 10) /* bytes */
+#define TAG_DOORBELL 1u   /* requests are aligned, so their low bits are free */
 #define TAG_CONTROL 2u
 #define TAG_IGNORE 3u
 #define TAG_MASK 3u
@@ -43,7 +44,7 @@ static int restrict_ring(struct io_uring *ring)
         rules[count].sqe_op = allowed_operations[count];
     }
     rules[count].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
-    rules[count++].sqe_flags = IOSQE_FIXED_FILE;
+    rules[count++].sqe_flags = IOSQE_FIXED_FILE | IOSQE_ASYNC;
     return register_ring(ring, IORING_REGISTER_RESTRICTIONS, rules, count);
 }
 
@@ -171,6 +172,13 @@ static bool read_at_once(struct sc_worker *worker, struct sc_blk_request *reques
     return true;
 }
 
+/* Large copies from and to the page cache go to the ring's own threads: several CPUs copy more than one. */
+static bool copies_much(const struct sc_worker *worker, const struct sc_blk_request *request)
+{
+    bool transfer = request->operation == SC_OP_READ || request->operation == SC_OP_WRITE;
+    return transfer && worker->blk->options.alignment == 1 && request->length >= MUCH && worker->in_flight > 1;
+}
+
 static void submit(struct sc_worker *worker, struct sc_blk_request *request)
 {
     struct sc_blk *blk = worker->blk;
@@ -190,7 +198,7 @@ static void submit(struct sc_worker *worker, struct sc_blk_request *request)
         io_uring_prep_fallocate(sqe, FILE_INDEX, mode, (off_t)request->offset, (off_t)request->length);
     else
         prepare_transfer(sqe, request, request->operation == SC_OP_WRITE, blk->writethrough);
-    io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+    io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE | (copies_much(worker, request) ? IOSQE_ASYNC : 0));
     io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)request);
 }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ipc import vhost_user as wire
-from tests.device.blk_driver import DISCARD, F_CONFIG_WCE, F_FLUSH, FLUSH, GET_ID, OK, OUT, WRITE_ZEROES, Disk
+from tests.device.blk_driver import DISCARD, F_CONFIG_WCE, F_FLUSH, FLUSH, GET_ID, IN, OK, OUT, WRITE_ZEROES, Disk
 from tests.device.blk_rings import Buffer
 from tests.wire.raw_frontend import MIB
 
@@ -124,3 +124,16 @@ def test_the_cache_mode_can_be_switched(disks: Callable[..., Disk], image: Path)
     assert disk.range(WRITE_ZEROES, 0, 1).status == OK
     assert not disk.front.acknowledged(wire.SET_CONFIG, 0, 1, 0, b"\0")
     assert disk.read(0, 512) == bytes(512)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("direct", [False, True], ids=["cached", "direct"])
+def test_large_requests_at_once(disks: Callable[..., Disk], image: Path, engine: str, direct: bool) -> None:
+    """Of a size that io_uring hands to threads of its own."""
+    disk = disks(image, f"--aio={engine}", *(["--direct"] if direct else []))
+    parts = [bytes([number + 1]) * (MIB // 2) for number in range(8)]
+    keys = [disk.submit(OUT, number * 1024, part) for number, part in enumerate(parts)]
+    assert [disk.finish(key).status for key in keys] == [OK] * 8
+    assert disk.do(FLUSH).status == OK
+    keys = [disk.submit(IN, number * 1024, length=MIB // 2) for number in range(8)]
+    assert [disk.finish(key).data for key in keys] == parts
