@@ -55,7 +55,10 @@ class RunDirectory:
             return
         try:
             os.makedirs(base, 0o700, exist_ok=True)
-            remove_stale(base)
+            if remove_stale(base):
+                from vmm_core.supervisor.cgroups import remove_all_leftovers
+
+                remove_all_leftovers()
             self.path, self._lock, self._listener = _make(base, self._vm.config.name)
         except OSError as error:
             log.info(f"no run directory in {base}: {error.strerror or error}")
@@ -85,8 +88,9 @@ class RunDirectory:
         self._monitor = Monitor(MonitorConfig(kind="unix"), self._listener, self._vm)
 
 
-def remove_stale(base: str) -> None:
-    """Remove the directories of VMs that were killed: nobody holds their lock any more."""
+def remove_stale(base: str) -> bool:
+    """Remove the directories of VMs that were killed: nobody holds their lock any more. Returns whether there were."""
+    found = False
     for name in os.listdir(base):
         path = os.path.join(base, name)
         if name.startswith(FRESH) and os.path.exists(f"/proc/{name.removeprefix(FRESH)}"):
@@ -95,6 +99,8 @@ def remove_stale(base: str) -> None:
         if lock >= 0:
             _remove(path)
             os.close(lock)
+            found = True
+    return found
 
 
 def _make(base: str, name: str) -> tuple[str, int, socket.socket]:

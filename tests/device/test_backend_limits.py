@@ -176,3 +176,18 @@ def test_without_limits_there_are_no_groups_and_nothing_to_report(tmp_path: Path
     cell.machine.close()
     assert entry["limits"] == []
     assert "cgroups" not in entry
+
+
+@GROUPS
+def test_a_vm_without_limits_cleans_up_after_a_killed_one_too(cell: Cell, tmp_path: Path) -> None:
+    entry = cell.stats()
+    backend = psutil.Process(entry["pid"])
+    cell.machine.process.kill()
+    cell.machine.wait()
+    psutil.wait_procs([backend], timeout=Deadline(LIMIT).seconds)
+    (tmp_path / "next").mkdir()
+    following = TestMachine(tmp_path / "next")
+    client = following.qmp()
+    client.value("query-status")
+    following.close()
+    assert [group for group in entry["cgroups"] if os.path.exists(group)] == []

@@ -45,7 +45,7 @@ def wait_for_process(guest: Guest, name: str, *, other_than: int = 0) -> psutil.
             process = process_named(guest, name)
             if process.pid != other_than:
                 return process
-        except (AssertionError, FileNotFoundError, psutil.NoSuchProcess):
+        except (AssertionError, FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
             pass
     raise AssertionError(f"{name} did not come back")
 

@@ -74,6 +74,23 @@ def test_the_next_backend_is_told_everything(rigs: Callable[..., Rig], fakes: Ca
     assert (supervisor.ready, rig.broken) == (2, [])
 
 
+def test_the_late_news_of_a_death_does_not_end_the_successor(
+    rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend]
+) -> None:
+    """The process's end is seen before its socket's: the successor waits already when the latter comes."""
+    rig = rigs()
+    first, second = fakes(), fakes()
+    supervisor = Supervisor(rig, second)
+    rig.attach(first)
+    rig.drive(0)
+    first.hang_up()
+    rig.device.lose("was killed by SIGKILL")
+    rig.device.on_channel_readable()
+    rig.device.prepare()
+    assert (supervisor.lost, supervisor.ready, rig.broken) == (["was killed by SIGKILL"], 2, [])
+    assert "SET_VRING_KICK" in second.names()
+
+
 def test_every_ring_is_kicked_and_called_once(rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend]) -> None:
     rig = rigs()
     first = fakes()

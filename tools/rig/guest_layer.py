@@ -19,6 +19,7 @@ SHORT = (
     "test_boot.py::test_the_guest_has_the_memory_it_was_given[4G-4096]",
     "test_disk.py::test_random_io_is_verified_however_the_image_is_opened[direct=on,aio=native-2-off]",
     "test_disk.py::test_random_io_is_verified_however_the_image_is_opened[direct=on,aio=io_uring-2-on]",
+    "test_delegated_groups.py",
     "test_evicted_programs.py",
     "test_hugepages.py",
     "test_lifecycle.py::test_a_guest_that_ends_itself_ends_the_vm_with_an_event_and_status_0[power-off]",

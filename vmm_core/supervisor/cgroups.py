@@ -100,6 +100,13 @@ class Cgroups:
         write(os.path.join(hierarchy.base, "cgroup.procs"), str(os.getpid()))
 
 
+def remove_all_leftovers() -> None:
+    """What killed VMs left in the groups that this process is in."""
+    for each in hierarchies():
+        if _may_change(each.base):
+            remove_leftovers(each.base)
+
+
 def remove_leftovers(base: str) -> None:
     """Groups of cores that are gone: they were killed and could not."""
     try:

@@ -75,6 +75,7 @@ class BackendLink:
         self._lost = False  # and a replacement is expected
         self._closed = False
         self._session: Session | None = None
+        self._buried: Session | None = None  # the last one that was lost; it may still be `_session`
         self._channel: BackendChannel | None = None
         self._poller = select.epoll()
         self._error_fd = -1
@@ -96,10 +97,11 @@ class BackendLink:
         with self._state_lock:
             if self._reason or self._closed:
                 return False
-            if self._lost or (session is not None and (session is not self._session or self._incoming >= 0)):
+            if self._lost or (session is not None and self._is_history(session)):
                 return True  # that is known, or has been seen to
             if self.on_lost is not None:
                 self._lost = True
+                self._buried = self._session
                 if not self._shut:
                     self._shut = self._arrival.acquire(timeout=SHUT_LIMIT)
                 surplus, self._incoming = self._incoming, -1
@@ -111,6 +113,10 @@ class BackendLink:
             return False
         self.on_lost(reason)
         return True
+
+    def _is_history(self, session: Session) -> bool:
+        """Whether a session has been lost before, or another backend is there already."""
+        return session is not self._session or session is self._buried or self._incoming >= 0
 
     def fail(self, reason: str) -> None:
         """Give the backend up: end every wait for it, report it once. Never waits."""
@@ -148,6 +154,7 @@ class BackendLink:
         """Deal with the backend's requests, its end, and rings that it reports as broken. Never waits."""
         changed, failure = False, ""
         with self._serve_lock:
+            session = self._session  # whose descriptors these are, also when its successor is waiting already
             for fd, _ in [] if self._closed else self._poller.poll(0):
                 if fd == self._error_fd:
                     self._poller.unregister(fd)  # never read: the backend has it, too, and could make that block
@@ -158,7 +165,7 @@ class BackendLink:
                     self._poller.unregister(fd)
                     failure = failure or CLOSED
         if failure:
-            self.lose(failure)
+            self.lose(failure, session)
         elif changed:
             self._on_config_change()
 
