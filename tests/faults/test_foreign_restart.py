@@ -10,6 +10,7 @@ import pytest
 from tests.faults.test_restart import finish, work
 from tests.guest.harness import Plan, empty_disk, start
 from tests.interop.processes import need, our_backend, serving, storage_daemon
+from tools.bench.block import wait_until_unlocked
 
 DISK = "vub"
 
@@ -33,6 +34,7 @@ def test_a_foreign_backend_killed_under_load_is_reconnected_to(foreign: tuple[Pl
             guest.console.wait_for("^ROUND-1$", 60)
             first.close()
             assert guest.qmp.wait_event("BACKEND_DIED")["data"]["id"] == DISK
+            wait_until_unlocked(image)
             with serving(our_backend(path, image), path):
                 assert guest.qmp.wait_event("BACKEND_RESTARTED")["data"]["blackout"] > 0
                 finish(guest)
@@ -51,6 +53,7 @@ def test_a_foreign_backend_that_stays_away_is_given_up_and_can_be_called_back(
             first.close()
             assert "nobody has listened" in guest.qmp.wait_event("BACKEND_FAILED")["data"]["reason"]
             assert guest.qmp.execute("query-status")["running"] is True
+            wait_until_unlocked(image)
             with serving(our_backend(path, image), path):
                 guest.qmp.execute("x-backend-restart", id=DISK)
                 finish(guest)

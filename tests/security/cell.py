@@ -70,9 +70,7 @@ class Cell:
         self._strict = strict
         self._peers: list[Peer] = []
 
-    def start(
-        self, name: str = "echo", options: Options | None = None, more_fds: dict[str, int] | None = None
-    ) -> Peer:
+    def start(self, name: str = "echo", options: Options | None = None, more_fds: dict[str, int] | None = None) -> Peer:
         """A backend that may not run yet."""
         ours, theirs = socket.socketpair()
         with theirs:

@@ -1,4 +1,4 @@
-"""What seccomp cannot see: an io_uring is asked for everything there is, and does what a disk needs and nothing else."""
+"""What seccomp cannot see: an io_uring is asked for everything there is, and does only what a disk needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backends: what state each is in, restart by hand. `BackendReport` grows with what else is known of a process."""
+"""Backends: what state each is in and what it may do, restart and upgrade by hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 
 from vmm_core.qmp.errors import QmpError
 from vmm_core.qmp.registry import Context, Deferred, NoArguments, command
+from vmm_core.supervisor import report as kernel
 from vmm_core.supervisor.own import OwnGuard
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def guard_of(context: Context, name: str) -> Guard:
 
 
 def report(guard: Guard) -> dict[str, Any]:
-    """What is known of one backend without asking it."""
+    """What is known of one backend without asking it: our own account, the kernel's, and the rings."""
     known: dict[str, Any] = {
         "id": guard.name,
         "pid": guard.pid,
@@ -43,7 +44,19 @@ def report(guard: Guard) -> dict[str, Any]:
         known["last-blackout"] = guard.last_blackout
     if guard.last_failure:
         known["last-failure"] = guard.last_failure
+    known.update(guard.front.describe())
+    if isinstance(guard, OwnGuard):
+        known["sandbox"] = _sandbox(guard)
     return known
+
+
+def _sandbox(guard: OwnGuard) -> dict[str, Any]:
+    """What holds the process, as the kernel says; `missing`: what the host did not permit."""
+    process = guard.process
+    found: dict[str, Any] = {"mode": guard.policy.sandbox}
+    if process is not None and process.confined:
+        found |= {"missing": process.missing, "landlock": process.landlock}
+    return found | (kernel.report(guard.pid) if guard.pid else {})
 
 
 @command("x-query-backends")

@@ -159,6 +159,12 @@ class VhostUserDevice(VirtioDevice):
         self._link.replace(sock_fd, hand_over)
         return int(blackout * 1e6)
 
+    def describe(self) -> dict[str, object]:
+        """What was negotiated and where the rings stand; never waits, asks nobody."""
+        from vmm_core.vhost.describe import describe
+
+        return describe(self._link.established(), self._rings, self._driver_features)
+
     def ping(self, limit: float) -> None:
         """Have the backend answer within `limit` seconds, or lose it; not while somebody else waits for it."""
         if not self._link.lock.acquire(blocking=False):

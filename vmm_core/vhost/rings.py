@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 USER_ADDRESS_BASE = 1 << 46  # "user address" = guest-physical + this: a mere key, so our own addresses leak to nobody
 MAX_INFLIGHT = 64 << 20  # bytes; the largest honest region is below 32 MiB (256 queues of 32768 at 24 bytes is hostile)
 F_RING_PACKED = 34
+SPLIT_ENTRY, PACKED_ENTRY = 16, 32  # bytes in an inflight region, also of its head
 PACKED_START = 1 << 15  # index 0, wrap counter 1
 
 
@@ -37,13 +38,17 @@ class Inflight:
 
     def busy(self, *, packed: bool) -> bytes:
         """A picture of the region while it lists a request, else nothing (`backends/runtime/inflight.h`)."""
-        entry = 32 if packed else 16  # bytes, also of the head; the first is the "in flight" mark
-        each = -(-(entry + entry * self.queue_size) // 64) * 64
+        entry = PACKED_ENTRY if packed else SPLIT_ENTRY  # whose first byte is the "in flight" mark
+        each = self.stride(entry)
         picture = os.pread(self.fd, self.size, self.offset)
         for start in range(entry, each * self.queues, each):
             if any(picture[start : start + entry * self.queue_size : entry]):
                 return picture
         return b""
+
+    def stride(self, entry: int) -> int:
+        """Bytes from one ring's part to the next one's."""
+        return -(-(entry + entry * self.queue_size) // 64) * 64
 
     def close(self) -> None:
         close_all((self.fd,))
@@ -149,9 +154,14 @@ def used_index(memory: Sequence[RamRegion], queue: QueueSetup) -> int:
     return int.from_bytes(_read(memory, queue.device_area + 2, 2), "little")
 
 
+def available_index(memory: Sequence[RamRegion], queue: QueueSetup) -> int:
+    """The index up to which a split ring's driver area says that there are requests."""
+    return int.from_bytes(_read(memory, queue.driver_area + 2, 2), "little")
+
+
 def is_drained(memory: Sequence[RamRegion], queue: QueueSetup) -> bool:
     """Whether a split ring has nothing in it that waits."""
-    return used_index(memory, queue) == int.from_bytes(_read(memory, queue.driver_area + 2, 2), "little")
+    return used_index(memory, queue) == available_index(memory, queue)
 
 
 def progress(memory: Sequence[RamRegion], queue: QueueSetup) -> bytes:
