@@ -141,10 +141,11 @@ class Disk:
         """Start every ring; `base` where a front-end would have it go on."""
         initial = 0x80008000 if self.packed else 0
         for index in range(len(self.rings)):
-            self.start_ring(index, initial if base is None else base)
+            assert self.start_ring(index, initial if base is None else base)
         return self
 
-    def start_ring(self, index: int, base: int, flags: int = 0) -> None:
+    def start_ring(self, index: int, base: int, flags: int = 0) -> bool:
+        """Whether the backend took the ring, and with it the inflight region."""
         ring, tell = self.rings[index], self.front.acknowledged
         assert tell(wire.SET_VRING_NUM, index, self.size)
         assert tell(wire.SET_VRING_BASE, index, base)
@@ -152,8 +153,9 @@ class Disk:
         assert tell(wire.SET_VRING_ADDR, index, flags, *addresses, ring.device)
         assert tell(wire.SET_VRING_CALL, index, fds=[self.calls[index]])
         assert tell(wire.SET_VRING_ERR, index, fds=[self.errors[index]])
-        assert tell(wire.SET_VRING_KICK, index, fds=[self.kicks[index]])
-        assert tell(wire.SET_VRING_ENABLE, index, 1)
+        if not tell(wire.SET_VRING_KICK, index, fds=[self.kicks[index]]):
+            return False
+        return tell(wire.SET_VRING_ENABLE, index, 1)
 
     def begin_anew(self) -> None:
         """After a reset: negotiate again, with empty rings."""

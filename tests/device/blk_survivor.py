@@ -30,14 +30,14 @@ class Survivor:
         self.disk.backend.kill()
         self.disk.front.close()
 
-    def revive(self, base: int) -> None:
-        """A new backend takes over."""
+    def revive(self, base: int) -> bool:
+        """A new backend takes over; whether it could make something of the region."""
         self.disk.connect(self._start())
-        self.hand_over(base)
+        return self.hand_over(base)
 
-    def hand_over(self, base: int) -> None:
+    def hand_over(self, base: int) -> bool:
         assert self.disk.front.acknowledged(wire.SET_INFLIGHT_FD, *self.layout, fds=[self.fd])
-        self.disk.start(base)
+        return self.disk.start_ring(0, base)
 
     def ends_even(self) -> bool:
         """Whether the ring is where it must be when everything was done once: nothing is left, nothing came twice."""

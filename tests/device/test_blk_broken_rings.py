@@ -37,7 +37,7 @@ def is_contained(disk: Disk) -> None:
     disk.pending = {key: request for key, request in disk.pending.items() if key[0]}
     disk.ram[:RING_BYTES] = bytes(RING_BYTES)
     disk.rings[0] = type(disk.rings[0])(disk.ram, 0, disk.size)
-    disk.start_ring(0, 0x80008000 if disk.packed else 0)
+    assert disk.start_ring(0, 0x80008000 if disk.packed else 0)
     assert disk.works(), base
 
 

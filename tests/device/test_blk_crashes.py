@@ -30,7 +30,7 @@ def test_split_published_but_not_noted(survivors: Callable[..., Survivor]) -> No
     disk.ram[ring.device + 4 : ring.device + 12] = struct.pack("<II", first[1], 513)
     ring.put16(ring.device + 2, 1)
     write_split(survivor, (first[1], 0), entries)
-    survivor.revive(0)
+    assert survivor.revive(0)
     assert disk.finish(second).status == OK
     assert disk.collect() is False
     assert disk.results.pop(first).written == 513
@@ -49,7 +49,7 @@ def test_requests_that_had_their_turn_are_not_throttled_again(survivors: Callabl
     disk = survivor.disk
     keys = [disk.submit(IN, number, length=512, indirect=True) for number in range(6)]
     write_split(survivor, (0, 0), [(1, 0, number) for number in range(6)] + [(0, 0, 0)] * 58)
-    survivor.revive(0)
+    assert survivor.revive(0)
     started = time.monotonic()
     assert [disk.finish(key).status for key in keys] == [OK] * 6
     assert time.monotonic() - started < 3

@@ -48,7 +48,7 @@ def restart(disk: Disk) -> None:
     base = disk.rings[0].base
     disk.ram[base : base + RING_BYTES] = bytes(RING_BYTES)
     disk.rings[0] = type(disk.rings[0])(disk.ram, base, SIZE)
-    disk.start_ring(0, 0x80008000 if disk.packed else 0)
+    assert disk.start_ring(0, 0x80008000 if disk.packed else 0)
 
 
 @KINDS

@@ -58,7 +58,7 @@ def logged(disks: Callable[..., Disk], image: Path, log: Log, *options: str, pac
     """A disk that logs what it writes, also to its rings."""
     disk = disks(image, *options, start=False, packed=packed, dirty_log=True)
     disk.front.call(wire.SET_LOG_BASE, log.size, 0, fds=[log.fd])
-    disk.start_ring(0, 0x80008000 if packed else 0, LOG_RING)
+    assert disk.start_ring(0, 0x80008000 if packed else 0, LOG_RING)
     log.take()
     return disk
 

@@ -31,7 +31,7 @@ def test_stopped_under_load_and_started_again(
         base = disk.front.call(wire.GET_VRING_BASE, 0, 0)[1]
         disk.collect()
         assert (base & 0xFFFF, base >> 16) == given_back(disk)
-        disk.start_ring(0, base)
+        assert disk.start_ring(0, base)
         if turn % 3 == 0:
             assert {disk.finish(key).status for key in keys} <= {OK}
             keys = []

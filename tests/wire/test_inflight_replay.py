@@ -39,7 +39,14 @@ def every_instruction(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("ring", ["split", "packed"])
-@pytest.mark.parametrize("words", [(), ("refill",), ("again", "refill")], ids=["once", "driver goes on", "dies again"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param((), id="once"),
+        pytest.param(("refill",), id="driver goes on"),
+        pytest.param(("again", "refill"), id="dies again", marks=[pytest.mark.soak, pytest.mark.timeout(600)]),
+    ],
+)
 def test_a_request_is_done_once_whatever_instruction_was_the_last(
     every_instruction: Path, ring: str, words: tuple[str, ...]
 ) -> None:
