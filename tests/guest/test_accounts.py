@@ -51,7 +51,7 @@ def test_counters_are_what_the_guest_did(watched: Plan) -> None:
         done = after["requests"] - before["requests"]
         assert done >= 256 + 16
         assert (after["errors"], after["in-flight"]) == (0, 0)
-        assert 0 < after["kicks"] <= after["requests"]
+        assert 0 < after["kicks"] <= after["requests"] + 1  # a ring is kicked once when it starts
         assert after["calls"] + after["calls-suppressed"] > 0
         (entry,) = guest.qmp.execute("x-query-backend-stats", id="blk1")["backends"]
         assert sum(entry["queues"][0]["latency"]) <= after["requests"]
