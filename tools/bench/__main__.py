@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tools.bench import block, memory, start
-from tools.bench.machines import Machines
+from tools.bench.machines import Machines, PeerHung
 from tools.bench.table import Row, show
 
 PARTS = ("start", "memory", "block")
@@ -22,17 +22,25 @@ def measure(parts: list[str], directory: Path) -> Iterator[Row]:
         yield from start.imports()
         if has_kvm:
             yield from start.first_instruction(kvm)
-        yield from start.userspace(tcg, 1.2)
+        yield from unless_hung(start.userspace(tcg, 1.2))
         if ordinary_kvm:
-            yield from start.userspace(kvm, 0.5)
+            yield from unless_hung(start.userspace(kvm, 0.5))
     if "memory" in parts:
         if has_kvm:
             yield from memory.rows(kvm, linux=False)
-        yield from memory.rows(tcg, linux=True)
+        yield from unless_hung(memory.rows(tcg, linux=True))
         if ordinary_kvm:
-            yield from memory.rows(kvm, linux=True)
+            yield from unless_hung(memory.rows(kvm, linux=True))
     if "block" in parts:
         yield from block.rows(directory)
+
+
+def unless_hung(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows, or a line on why there is no peer to compare with."""
+    try:
+        yield from rows
+    except PeerHung as error:
+        print(f"not measured: {error}", flush=True)
 
 
 def kvm_kinds() -> tuple[bool, bool]:

@@ -7,6 +7,8 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,10 @@ SCALE = float(os.environ.get("STRATOCELL_TIME_SCALE", "1"))
 MEMORY = 128  # MiB
 LIMIT, PEER_LIMIT, PEER_ATTEMPTS = 20.0 * SCALE, 8.0 * SCALE, 6
 APPEND = "console=ttyS0 root=/dev/vda rw reboot=k panic=1 quiet"
+
+
+class PeerHung(Exception):
+    """QEMU did not boot in any of its attempts: there is nothing to compare with."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,16 @@ def time_until(command: list[str], mark: bytes, limit: float = LIMIT) -> float:
 
 
 def peer_time_until(command: list[str], mark: bytes) -> float:
-    """The same for QEMU, whose microvm hangs at times on a busy machine: tried again, the hung boot does not count.
+    """The same for QEMU: a boot that hung does not count."""
+    return patiently(lambda: time_until(command, mark, PEER_LIMIT), mark)
+
+
+def patiently(measure: Callable[[], float], mark: bytes) -> float:
+    """What `measure` finds with QEMU's microvm, which hangs at times on a busy machine; PeerHung when it always does.
 
     Its guest has neither HPET nor PM timer, and without either Linux stops when it cannot calibrate by the PIT.
     """
-    for _ in range(PEER_ATTEMPTS - 1):
-        try:
-            return time_until(command, mark, PEER_LIMIT)
-        except TimeoutError:
-            continue
-    return time_until(command, mark, PEER_LIMIT)
+    for _ in range(PEER_ATTEMPTS):
+        with suppress(TimeoutError):
+            return measure()
+    raise PeerHung(f"QEMU's microvm did not come to {mark.decode()!r} in {PEER_ATTEMPTS} attempts")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tools.bench.machines import LIMIT, MEMORY, PEER_ATTEMPTS, Machines, Started
+from tools.bench.machines import LIMIT, MEMORY, PEER_LIMIT, Machines, Started, patiently
 from tools.bench.table import Row
 from tools.bench.tiny_kernel import MARK
 
@@ -57,22 +57,18 @@ def rows(machines: Machines, linux: bool) -> Iterator[Row]:
     """Both VMs, idle: with Debian's kernel waiting at its shell, or halted after its first instructions."""
     commands = machines.linux("commands") if linux else machines.tiny()
     mark = b"STRATOCELL ready" if linux else MARK
-    ours = _measure(commands[0], mark, 1) / 1024
-    qemu = _measure(commands[1], mark, PEER_ATTEMPTS) / 1024
+    ours = _measure(commands[0], mark, LIMIT) / 1024
+    qemu = patiently(lambda: _measure(commands[1], mark, PEER_LIMIT), mark) / 1024
     guest = "Debian at its shell" if linux else "an idle guest"
     text = f"PSS of all processes less guest RAM: {' '.join(commands[0])}  against  {' '.join(commands[1])}"
     yield Row(f"memory overhead, {machines.accelerator}, {guest}", "MiB", ours, qemu, 1.0, True, text)
 
 
-def _measure(command: list[str], mark: bytes, attempts: int) -> float:
-    """KiB once the VM has said `mark`; a peer that hangs gets more than one attempt."""
+def _measure(command: list[str], mark: bytes, limit: float) -> float:
+    """KiB once the VM has said `mark`, which takes it at most `limit` seconds."""
     started = Started(command)
     try:
-        started.wait_for(mark, LIMIT)
+        started.wait_for(mark, limit)
         return settled_overhead(started.process.pid)
-    except TimeoutError:
-        if attempts == 1:
-            raise
     finally:
         started.close()
-    return _measure(command, mark, attempts - 1)
