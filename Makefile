@@ -5,10 +5,11 @@ PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest -q
 # Layers with nothing but processes in them run on both cores; a guest needs a core for itself.
 JOBS ?= 2
+KILLS ?= 500
 LAYERS := unit wire device security faults guest interop perf
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run setup setup-test test bench style man clean newcomer test-rig test-long $(LAYERS:%=test-%)
+.PHONY: help run setup setup-test test bench style man clean newcomer test-rig test-long chaos $(LAYERS:%=test-%)
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -35,6 +36,9 @@ $(LAYERS:%=test-%): test-%: setup-test
 
 test-rig: setup-test  ## the guest layer on ordinary KVM, inside an emulated machine
 	@$(PY) -m tools.rig.guest_layer
+
+chaos: setup-test  ## kill and hang a disk's backend under load, 4 x KILLS=500 times, and verify every block
+	@$(PYTEST) -s --timeout 3600 tests/faults/test_chaos.py --kills $(KILLS)
 
 bench: setup-test  ## the table of ratios against QEMU and qemu-storage-daemon
 	@$(PY) -m tools.bench

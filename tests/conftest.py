@@ -11,6 +11,7 @@ from _pytest.terminal import TerminalReporter
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("stratocell")
     group.addoption("--long", action="store_true", help="also run the soak tests: ten minutes of mixed load")
+    group.addoption("--kills", type=int, default=50, help="how often each chaos test kills a backend")
     group.addoption("--accel", default="auto", help="accelerator of guest tests: auto, kvm or tcg")
 
 
