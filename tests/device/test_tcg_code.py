@@ -162,6 +162,42 @@ def test_locked_additions_of_two_cpus_lose_none(offset: int, tmp_path: Path) -> 
         assert machine.word(DATA + 0x1000 + offset) == 2 * count
 
 
+# One more at [rbx]; what is at [rbx + 8] is theirs, and 0 at first.
+ADDITIONS = {
+    "xadd": "mov eax, 1; lock xadd [rbx], rax",
+    "cmpxchg": "mov rax, [rbx]; 2: lea rdx, [rax + 1]; lock cmpxchg [rbx], rdx; jne 2b",
+    "xchg of a byte": "2: mov al, 1; xchg [rbx + 8], al; test al, al; jnz 2b; inc qword ptr [rbx]; mov [rbx + 8], al",
+    "xchg of a word": "2: mov eax, 1; xchg [rbx + 8], rax; test eax, eax; jnz 2b; inc qword ptr [rbx]; mov [rbx + 8], rax",
+    "bts": "2: lock bts dword ptr [rbx + 8], 3; jc 2b; inc qword ptr [rbx]; lock btr dword ptr [rbx + 8], 3",
+}
+
+
+@pytest.mark.parametrize("addition", ADDITIONS.values(), ids=ADDITIONS)
+def test_two_cpus_lose_no_addition_by_any_locked_instruction(addition: str, tmp_path: Path) -> None:
+    """A kernel that loses one of these forgets a wake-up, and its task sleeps for ever."""
+    loop = f"""
+        mov ebx, DATA + 0x1000
+        mov ecx, 20000
+    1:  {addition}
+        dec ecx
+        jnz 1b"""
+    text = f"""
+        {START_AP}
+        {loop}
+    3:  pause
+        cmp dword ptr [DATA], 1
+        jne 3b
+        done
+    ap: {loop}
+        mov dword ptr [DATA], 1
+    3:  hlt
+        jmp 3b"""
+    with TcgMachine(assemble(text, tmp_path), cpus=2) as machine:
+        machine.start(1)
+        assert machine.run() == lib.SC_EXIT_COLD
+        assert machine.word(DATA + 0x1000) == 40000
+
+
 def test_code_rewritten_by_another_cpu_is_new_after_a_serializing_instruction(tmp_path: Path) -> None:
     """CPU 0 writes the function and then a sequence number; CPU 1 sees the number, serializes, and calls."""
     text = f"""
