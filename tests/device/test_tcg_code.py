@@ -167,7 +167,7 @@ ADDITIONS = {
     "xadd": "mov eax, 1; lock xadd [rbx], rax",
     "cmpxchg": "mov rax, [rbx]; 2: lea rdx, [rax + 1]; lock cmpxchg [rbx], rdx; jne 2b",
     "xchg of a byte": "2: mov al, 1; xchg [rbx + 8], al; test al, al; jnz 2b; inc qword ptr [rbx]; mov [rbx + 8], al",
-    "xchg of a word": "2: mov eax, 1; xchg [rbx + 8], rax; test eax, eax; jnz 2b; inc qword ptr [rbx]; mov [rbx + 8], rax",
+    "xchg of a word": "2: mov al, 1; xchg [rbx + 8], rax; test al, al; jnz 2b; inc qword ptr [rbx]; mov [rbx + 8], rax",
     "bts": "2: lock bts dword ptr [rbx + 8], 3; jc 2b; inc qword ptr [rbx]; lock btr dword ptr [rbx + 8], 3",
 }
 
