@@ -1,4 +1,4 @@
-"""`python -m tools.bench [start|memory|block ...]`: measure against Debian's peers and print the table of ratios."""
+"""`python -m tools.bench [start|memory|block|restart ...]`: measure against Debian's peers, print a table of ratios."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.bench import block, memory, start
+from tools.bench import block, memory, restart, start
 from tools.bench.machines import Machines, PeerHung
 from tools.bench.table import Row, show
 
-PARTS = ("start", "memory", "block")
+PARTS = ("start", "memory", "block", "restart")
 
 
 def measure(parts: list[str], directory: Path) -> Iterator[Row]:
@@ -33,6 +33,8 @@ def measure(parts: list[str], directory: Path) -> Iterator[Row]:
             yield from unless_hung(memory.rows(kvm, linux=True))
     if "block" in parts:
         yield from block.rows(directory)
+    if "restart" in parts:
+        yield from restart.rows(directory, "kvm" if ordinary_kvm else "tcg")
 
 
 def unless_hung(rows: Iterator[Row]) -> Iterator[Row]:

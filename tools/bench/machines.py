@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from tools.bench import tiny_kernel
 from tools.paths import GUEST, STRATOVIRT
@@ -89,16 +92,31 @@ class Started:
     def wait_for(self, mark: bytes, limit: float) -> float:
         """Seconds from exec until `mark` came; RuntimeError with what a VM that ended said instead, or TimeoutError."""
         assert self.process.stdout is not None
-        end = self._began + limit
-        while mark not in self._said:
+        self._find(re.escape(mark), self._began + limit)
+        return time.perf_counter() - self._began
+
+    def type(self, text: str) -> None:
+        """Say something to the guest's shell; what it has said until now is forgotten."""
+        assert self.process.stdin is not None
+        self._said = b""
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def answer(self, pattern: bytes, seconds: float) -> re.Match[bytes]:
+        """What the guest says to that within so many seconds, else TimeoutError; RuntimeError when the VM ends."""
+        return self._find(pattern, time.perf_counter() + seconds)
+
+    def _find(self, pattern: bytes, end: float) -> re.Match[bytes]:
+        assert self.process.stdout is not None
+        while not (found := re.search(pattern, self._said)):
             ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, end - time.perf_counter()))
             if not ready:
-                raise TimeoutError(f"no {mark.decode()!r} within {limit:g} s from {self.process.args!r}")
+                raise TimeoutError(f"no {pattern.decode()!r} in time from {self.process.args!r}")
             data = os.read(self.process.stdout.fileno(), 65536)
             if not data:
-                raise RuntimeError(f"no {mark.decode()!r} from {self.process.args!r}: {self._complaint()}")
+                raise RuntimeError(f"no {pattern.decode()!r} from {self.process.args!r}: {self._complaint()}")
             self._said += data
-        return time.perf_counter() - self._began
+        return found
 
     def _complaint(self) -> str:
         self.close()
@@ -106,8 +124,11 @@ class Started:
         return (self._said + self.process.stderr.read()).decode(errors="replace")[-2000:]
 
     def close(self) -> None:
+        """Kill it; its backends, which hold its disks, end by themselves."""
+        family = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.kill()
         self.process.wait()
+        psutil.wait_procs(family, LIMIT)
 
 
 def time_until(command: list[str], mark: bytes, limit: float = LIMIT) -> float:
