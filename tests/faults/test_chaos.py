@@ -150,7 +150,7 @@ def test_backends_die_at_random_and_every_block_is_right(
 
 def translates(guest: Guest) -> bool:
     """Whether the core has a software CPU, whose memory of translated code grows with what the guest runs."""
-    return guest.qmp.execute("x-query-accel")["name"] == "tcg"
+    return bool(guest.qmp.execute("x-query-accel")["name"] == "tcg")
 
 
 def is_even(guest: Guest, completions: Completions, ring: str, kills: int) -> None:

@@ -1,4 +1,4 @@
-"""`make test-rig`: the guest layer on ordinary KVM, `--long` for all of it. One pytest: starting it costs seconds.
+"""`make test-rig`: the guest layer and some chaos on ordinary KVM, `--long` for all of it. One pytest: each costs seconds.
 
 A guest boots ten times slower here than on hardware, so the short form takes one of each kind.
 """
@@ -26,11 +26,12 @@ SHORT = (
     "test_lifecycle.py::test_a_guest_that_ends_itself_ends_the_vm_with_an_event_and_status_0[kernel-panic]",
     "test_lifecycle.py::test_a_stopped_guest_is_silent_and_goes_on_where_it_was",
 )
+CHAOS = "tests/faults/test_chaos.py::test_backends_die_at_random_and_every_block_is_right[packed-1]"
 
 
 def main(extra: list[str]) -> int:
     python = str(VENV / "bin" / "python")
-    tests = ["tests/guest"] if "--long" in extra else [f"tests/guest/{name}" for name in SHORT]
+    tests = ["tests/guest", CHAOS] if "--long" in extra else [*(f"tests/guest/{name}" for name in SHORT), CHAOS]
     command = [python, "-m", "pytest", *tests, "-m", "rig", "--accel", "kvm", "-v", "-p", "no:cacheprovider", *extra]
     try:
         return run_thawed(command)
