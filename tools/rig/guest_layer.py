@@ -1,4 +1,4 @@
-"""`make test-rig`: the guest layer and some chaos on ordinary KVM, `--long` for all of it. One pytest: each costs seconds.
+"""`make test-rig`: the guest layer and some chaos on ordinary KVM, `--long` for all of it, in one pytest: each costs time.
 
 A guest boots ten times slower here than on hardware, so the short form takes one of each kind.
 """
