@@ -1,6 +1,7 @@
-"""`make test-rig`: the guest layer and some chaos on ordinary KVM, `--long` for all of it, in one pytest: each costs time.
+"""`make test-rig`: the guest layer and some chaos on ordinary KVM, `--long` for all of it.
 
-A guest boots ten times slower here than on hardware, so the short form takes one of each kind.
+One pytest runs everything, because starting it costs seconds. A guest boots ten times slower here than on hardware, so
+the short form takes one of each kind.
 """
 
 from __future__ import annotations
