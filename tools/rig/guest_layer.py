@@ -12,6 +12,7 @@ from tools.paths import VENV
 from tools.rig.machine import RigFailed, RigFroze, run
 
 LIMIT = 2400.0  # seconds
+ATTEMPTS = 4
 SHORT = (
     "test_boot.py::test_the_documented_example_boots_works_and_powers_off",
     "test_boot.py::test_the_guest_has_the_vcpus_it_was_given[1]",
@@ -42,12 +43,14 @@ def main(extra: list[str]) -> int:
 
 
 def run_thawed(command: list[str]) -> int:
-    """Once more where the emulated machine froze; what fails in a machine that lives fails."""
-    try:
-        return run(command, LIMIT)
-    except RigFroze as failure:
-        print(f"rig: {failure}: its emulated machine froze, not a guest in it; tried once more", file=sys.stderr)
-        return run(command, LIMIT)
+    """Again where the emulated machine froze, which is QEMU's; what fails in a machine that lives fails at once."""
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return run(command, LIMIT)
+        except RigFroze as failure:
+            again = f"its emulated machine froze, not a guest in it; attempt {attempt + 1} of {ATTEMPTS}"
+            print(f"rig: {failure}: {again}", file=sys.stderr)
+    return run(command, LIMIT)
 
 
 if __name__ == "__main__":

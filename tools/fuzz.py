@@ -1,0 +1,78 @@
+"""`python -m tools.fuzz [--seconds N] [ring|blk ...]`: libFuzzer, ASan and UBSan on the C code that reads guest memory.
+
+What it finds that is new joins the corpus in `tests/fuzz/corpus`, at its smallest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tools.paths import ROOT
+
+HARNESSES = ROOT / "tests" / "fuzz"
+BUILD = ROOT / "build" / "fuzz"
+NAMES = ("ring", "blk")
+LONGEST = 4096  # bytes of an input
+RING = ("guest_memory", "virtqueue", "virtqueue_split", "virtqueue_packed", "inflight")
+DISK = ("blk", "worker", "request", "execute", "throttle", "engine_uring", "engine_aio", "engine_sync")
+FLAGS = (
+    *("-g", "-O1", "-std=gnu11", "-D_GNU_SOURCE", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"),
+    *("-fno-sanitize=alignment", "-Wno-deprecated"),  # guests choose where their structures lie, and x86 does not mind
+)  # fmt: skip
+
+
+def sources(name: str) -> list[str]:
+    files = [HARNESSES / f"{name}.c", *(ROOT / "backends" / "runtime" / f"{each}.c" for each in RING)]
+    if name == "blk":
+        files += [ROOT / "backends" / "blk" / f"{each}.c" for each in DISK]
+    return [str(file) for file in files]
+
+
+def build(name: str, *, directory: Path = BUILD, instead: dict[str, Path] | None = None) -> Path:
+    """The harness as a program, with other files `instead` of some; CalledProcessError when it does not compile."""
+    directory.mkdir(parents=True, exist_ok=True)
+    program = directory / name
+    includes = [f"-I{ROOT / 'backends' / each}" for each in ("runtime", "blk")]
+    files = [str((instead or {}).get(Path(file).name, file)) for file in sources(name)]
+    command = ["clang", *FLAGS, *includes, *files, "-o", str(program), "-luring", "-lpthread", "-lm"]
+    subprocess.run(command, check=True)
+    return program
+
+
+def corpus(name: str) -> Path:
+    return HARNESSES / "corpus" / name
+
+
+def fuzz(name: str, seconds: int) -> int:
+    """0, or the status of a run that found something; the input that did lies in `build/fuzz`."""
+    program = build(name)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as grown:
+        limits = [
+            f"-max_total_time={seconds}",
+            f"-max_len={LONGEST}",
+            f"-artifact_prefix={BUILD}/{name}-",
+            "-timeout=10",
+        ]
+        status = subprocess.run([str(program), *limits, grown, str(corpus(name))], check=False).returncode
+        if status == 0:
+            subprocess.run([str(program), "-merge=1", f"-max_len={LONGEST}", str(corpus(name)), grown], check=False)
+    return status
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="tools.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=600, help="for each harness")
+    parser.add_argument("names", nargs="*", metavar="|".join(NAMES))
+    options = parser.parse_args(words)
+    for name in options.names:
+        if name not in NAMES:
+            parser.error(f"there is no harness {name!r}; there are {', '.join(NAMES)}")
+    return max([fuzz(name, options.seconds) for name in options.names or NAMES], default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
