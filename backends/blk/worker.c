@@ -13,6 +13,8 @@
 
 #include "blk.h"
 
+#define BATCH 8
+
 static void publish(struct sc_worker *worker)
 {
     while (worker->touched) {
@@ -27,12 +29,13 @@ static bool serves(const struct sc_virtqueue *vq)
     return vq->ready && vq->enabled && !vq->broken;
 }
 
-/* Take what is there, at most the queue's size at a time; true when there was something. */
+/* Take what is there, a few at a time, so that the guest works on the first while the next are done; true when there
+ * was something. */
 static bool serve_queue(struct sc_worker *worker, struct sc_virtqueue *vq, int64_t *delay)
 {
     struct sc_blk *blk = worker->blk;
     bool any = false;
-    for (uint32_t budget = vq->size; budget > 0 && sc_blk_has_free(blk, vq->index); budget--) {
+    for (uint32_t budget = BATCH; budget > 0 && sc_blk_has_free(blk, vq->index); budget--) {
         if (__atomic_load_n(&blk->exclusive_wanted, __ATOMIC_SEQ_CST) || !sc_vq_has_available(vq))
             break;
         bool again = vq->resubmit_next < vq->resubmit_count; /* had its turn before the crash */
