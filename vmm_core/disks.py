@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vmm_core.config.records import DriveConfig
 
 F_OFD_SETLK = 37
+SECTOR = 512  # bytes
 FLOCK = struct.Struct("hhqqi4x")  # struct flock on x86_64: type, whence, start, length, pid
 
 
@@ -51,6 +52,22 @@ def lock_image(fd: int, what: str, *, exclusive: bool) -> None:
                 f"{what}: is {other} by another process (its lock is held); stop that one or use readonly=on"
             ) from error
         raise VmmError(f"{what}: cannot be locked: {error.strerror}") from error
+
+
+def grow_image(fd: int, drive: DriveConfig, size: int) -> None:
+    """Make the image `size` bytes long; VmmError when it is longer, is not a file, or there is no room."""
+    what = f"drive {drive.id}: {drive.path}"
+    present = os.lseek(fd, 0, os.SEEK_END)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise VmmError(f"{what}: is a block device: resize it where it was made, then ask again without a size")
+    if drive.readonly:
+        raise VmmError(f"{what}: is read-only")
+    if size < present or size % SECTOR:
+        raise VmmError(f"{what}: size {size}: must be a multiple of {SECTOR} and at least {present}, what it is now")
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        raise VmmError(f"{what}: size {size}: {error.strerror}") from error
 
 
 def _open_flags(drive: DriveConfig) -> int:

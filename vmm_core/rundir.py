@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vmm_core.vm import Vm
 
 SOCKET = "monitor.sock"
+MAX_CLIENTS = 8
 FRESH = ".new."
 MAX_NAME = 48  # with RUN it must fit a socket address
 MAX_ADDRESS = 107
@@ -85,7 +86,7 @@ class RunDirectory:
 
         assert self._listener is not None
         self._vm.loop.remove(self._listener.fileno())
-        self._monitor = Monitor(MonitorConfig(kind="unix"), self._listener, self._vm)
+        self._monitor = Monitor(MonitorConfig(kind="unix"), self._listener, self._vm, MAX_CLIENTS)
 
 
 def remove_stale(base: str) -> bool:

@@ -6,7 +6,7 @@ import os
 
 from vmm_core import log
 from vmm_core.config.records import BlkDevice, VhostUserBlkDevice
-from vmm_core.disks import open_image
+from vmm_core.disks import grow_image, open_image
 from vmm_core.errors import VmmError
 from vmm_core.loop import READ
 from vmm_core.supervisor.guard import RUNNING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vmm_core.config.records import ChardevConfig, DriveConfig
     from vmm_core.supervisor.backend import BackendProcess
+    from vmm_core.supervisor.control import Done
     from vmm_core.supervisor.guard import Guard
     from vmm_core.supervisor.spawner import Spawner
     from vmm_core.vhost.dirty_log import DirtyLog
@@ -114,6 +115,27 @@ class OwnDisk(Disk):
         finally:
             os.close(theirs)
         return account.adopt(process), ours
+
+    @property
+    def iops(self) -> int:
+        """Requests a second that the disk may do on average; 0: no limit."""
+        return int(self._options["iops"] or 0)
+
+    def set_iops(self, iops: int, done: Done) -> None:
+        """Change that, for this backend and all that follow; `done(answer, reason)` comes later."""
+        self._options["iops"] = iops
+        self.guard.tell("throttle", {"iops": iops}, done)
+
+    def resize(self, size: int, done: Done) -> None:
+        """Grow the image to `size` bytes (0: somebody has), and show the guest; VmmError when that cannot be."""
+        if size:
+            grow_image(self._image, self._drive, size)
+        self.guard.tell("resize", {}, done)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image."""
+        return os.lseek(self._image, 0, os.SEEK_END)
 
     @property
     def backend(self) -> BackendProcess | None:

@@ -207,12 +207,15 @@ void sc_blk_set_writethrough(struct sc_blk *blk, bool on)
 }
 void sc_blk_set_size(struct sc_blk *blk, uint64_t size)
 {
-    blk->options.size = size;
+    __atomic_store_n(&blk->options.size, size, __ATOMIC_RELAXED);
 }
 
 void sc_blk_set_iops(struct sc_blk *blk, uint64_t iops)
 {
+    pthread_mutex_lock(&blk->throttle.mutex);
+    blk->throttle.next = 0; /* nobody waits for a turn of the old rate */
     __atomic_store_n(&blk->throttle.interval, iops ? (1000000000u + iops / 2) / iops : 0, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&blk->throttle.mutex);
 }
 
 struct sc_virtqueue *sc_blk_queue(struct sc_blk *blk, uint32_t index)

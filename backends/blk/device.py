@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING
 
 from backends.blk import image, layout
 from backends.blk._blk import ffi, lib
+from backends.blk.commands import COMMANDS, MAX_IOPS
+from backends.blk.ring import Ring, area_lengths
 from backends.runtime.device import Device, DeviceError, MemoryRegion
 from ipc import queue_stats
+from ipc.fds import close_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from ipc.control import Message, Value
+
 ENGINES = ("io_uring", "native", "threads", "off", "null")
 MAX_QUEUES, MAX_QUEUE_SIZE, MIN_QUEUE_SIZE = 32, 1024, 2
 SERIAL_BYTES = 20
 THREAD_NAME_BYTES = 15
-MAX_IOPS = 1_000_000_000
 LOG_ALL = 26
 INFLIGHT_SHMFD = 12
 POLL_NANOSECONDS = 20_000
@@ -54,7 +58,7 @@ class BlkDevice(Device):
         self._wce = True
         self._acked = 0
         self._inflight: mmap.mmap | None = None
-        self._rings = [_Ring() for _ in range(self.num_queues)]
+        self._rings = [Ring() for _ in range(self.num_queues)]
         self._alignment = image.direct_alignment(fd)
         self.features = self._offer()
         self._blk = self._create(options)
@@ -77,15 +81,22 @@ class BlkDevice(Device):
         return {name: int(getattr(stats, name)) for name in names} | {"latency": list(stats.latency)}
 
     def set_iops(self, iops: int) -> None:
-        """Limit reads and writes per second, on average; 0: no limit."""
-        lib.sc_blk_set_iops(self._blk, iops)
+        """Limit reads and writes per second, on average, from now on; 0: no limit."""
+        with self._paused():  # which wakes those that wait for their turn
+            lib.sc_blk_set_iops(self._blk, iops)
 
-    def refresh_size(self) -> None:
-        """The image was resized: show it to the driver."""
+    def refresh_size(self) -> int:
+        """The image was resized: show it to the driver. Returns the size in bytes."""
         self._size = image.size_of(self._fd)
         lib.sc_blk_set_size(self._blk, self._size)
         if self.config_change_notifier is not None:
             self.config_change_notifier()
+        return self._size
+
+    def command(self, name: str, arguments: Mapping[str, Value]) -> Message:
+        if name not in COMMANDS:
+            return super().command(name, arguments)
+        return COMMANDS[name](self, arguments)
 
     def set_features(self, acked: int) -> None:
         self._acked = acked
@@ -156,19 +167,19 @@ class BlkDevice(Device):
                 if not queue.ready:
                     self._start_ring(index)
             finally:
-                _close(fd)
+                close_all((fd,))
 
     def vring_call(self, index: int, fd: int) -> None:
         with self._paused():
             queue = lib.sc_blk_queue(self._blk, index)
             queue.call_fd, fd = fd, queue.call_fd
-        _close(fd)
+        close_all((fd,))
 
     def vring_err(self, index: int, fd: int) -> None:
         with self._paused():
             queue = lib.sc_blk_queue(self._blk, index)
             queue.error_fd, fd = fd, queue.error_fd
-        _close(fd)
+        close_all((fd,))
 
     def vring_enable(self, index: int, enabled: bool) -> None:
         with self._paused():
@@ -323,13 +334,13 @@ class BlkDevice(Device):
 
     def _translate(self, index: int, flags: int, desc: int, used: int, avail: int, log: int) -> None:
         queue = lib.sc_blk_queue(self._blk, index)
-        descriptors, driver, device = _ring_lengths(queue.size, queue.packed)
+        descriptors, driver, device = area_lengths(queue.size, queue.packed)
         queue.descriptors, queue.descriptors_gpa = self._user(desc, descriptors)
         queue.driver, _ = self._user(avail, driver)
         queue.device, queue.device_gpa = self._user(used, device)
         queue.log_used, queue.log_used_gpa = bool(flags & LOG_FLAG), log
 
-    def _follow(self, index: int, ring: _Ring) -> None:
+    def _follow(self, index: int, ring: Ring) -> None:
         """After memory moved: a ring that runs must still be there; one that does not is looked for when it starts."""
         if ring.addresses is not None and lib.sc_blk_queue(self._blk, index).ready:
             self._translate(index, *ring.addresses)
@@ -359,37 +370,19 @@ class BlkDevice(Device):
             self._rings[index].base = int(lib.sc_vq_base(queue))
             queue.ready = False
         fd, queue.kick_fd = queue.kick_fd, -1
-        _close(fd)
+        close_all((fd,))
         return self._rings[index].base
 
     def _forget_ring(self, index: int) -> None:
         queue = lib.sc_blk_queue(self._blk, index)
         for name in ("call_fd", "error_fd"):
-            _close(getattr(queue, name))
+            close_all((getattr(queue, name),))
             setattr(queue, name, -1)
         queue.enabled = False
         queue.size = 0
-        self._rings[index] = _Ring()
+        self._rings[index] = Ring()
 
     def _drop_inflight(self) -> None:
         for index in range(self.num_queues):
             lib.sc_vq_set_inflight(lib.sc_blk_queue(self._blk, index), ffi.NULL)
         self._inflight = None  # unmapped when the last view of it is gone
-
-
-class _Ring:
-    """What the front-end said of a ring before it started."""
-
-    def __init__(self) -> None:
-        self.base = 0
-        self.addresses: tuple[int, int, int, int, int] | None = None
-
-
-def _ring_lengths(size: int, packed: bool) -> tuple[int, int, int]:
-    """Bytes of descriptors, driver area and device area."""
-    return (16 * size, 4, 4) if packed else (16 * size, 6 + 2 * size, 6 + 8 * size)
-
-
-def _close(fd: int) -> None:
-    if fd >= 0:
-        os.close(fd)

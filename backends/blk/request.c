@@ -91,11 +91,18 @@ static int finish(struct sc_blk_request *request, int status)
     return status;
 }
 
+/* The disk may be resized at any time: look once for each request. */
+static uint64_t size_now(const struct sc_blk *blk)
+{
+    return __atomic_load_n(&blk->options.size, __ATOMIC_RELAXED);
+}
+
 static int prepare_transfer(struct sc_blk *blk, struct sc_blk_request *request, uint64_t sector, bool write)
 {
     if (request->length == 0 || request->length % SC_SECTOR)
         return S_IOERR;
-    if (sector > blk->options.size / SC_SECTOR || request->length > blk->options.size - sector * SC_SECTOR)
+    uint64_t size = size_now(blk);
+    if (sector > size / SC_SECTOR || request->length > size - sector * SC_SECTOR)
         return S_IOERR;
     if (write && blk->options.read_only)
         return S_IOERR;
@@ -119,7 +126,7 @@ static int prepare_range(struct sc_blk *blk, struct sc_blk_request *request, uin
         return S_IOERR;
     if (segment.flags & ~(uint32_t)(zero ? SEGMENT_UNMAP : 0))
         return S_UNSUPP;
-    uint64_t sectors = blk->options.size / SC_SECTOR;
+    uint64_t sectors = size_now(blk) / SC_SECTOR;
     if (segment.sectors == 0 || segment.sectors > SC_MAX_DISCARD_SECTORS || segment.sector > sectors ||
         segment.sectors > sectors - segment.sector)
         return S_IOERR;

@@ -17,7 +17,9 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from ipc.control import Message, Value
 
 
 class MemoryRegion(NamedTuple):
@@ -146,6 +148,10 @@ class Device(ABC):
 
     def set_status(self, status: int) -> None:  # noqa: B027 - most devices need not know
         """The driver's device status byte (VIRTIO 2.1), when the STATUS protocol feature is acknowledged."""
+
+    def command(self, name: str, arguments: Mapping[str, Value]) -> Message:
+        """A command of the control bus (`ipc/control.py`); returns what the answer is to carry."""
+        raise DeviceError(f"there is no command {name[:80]!r}")
 
     @abstractmethod
     def reset(self) -> None:

@@ -20,6 +20,7 @@ from ipc.errors import PeerClosed, WireError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backends.runtime.control import ControlEnd
     from backends.runtime.device import Device
 
 MESSAGE_TIMEOUT = 10.0  # seconds from a message's first byte to its last
@@ -27,11 +28,17 @@ NO_DESCRIPTORS_PAUSE = 0.1  # seconds before trying to accept again
 
 
 class Server:
-    """Drives `device` for front-ends. `stop` may be called from a signal handler or another thread."""
+    """Drives `device` for front-ends, and carries out what `control` is told between two of their messages.
 
-    def __init__(self, device: Device, log: Callable[[str], None] | None = None) -> None:
+    `stop` may be called from a signal handler or another thread.
+    """
+
+    def __init__(
+        self, device: Device, log: Callable[[str], None] | None = None, control: ControlEnd | None = None
+    ) -> None:
         self._device = device
         self._log = log or self._log_to_stderr
+        self._control = control
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
         self._connection: Connection | None = None
@@ -86,11 +93,17 @@ class Server:
 
     def _wait(self, fd: int) -> bool:
         """Wait until `fd` is readable; False when it is time to stop."""
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-        poller.register(self._stop_fd, select.POLLIN)
-        poller.poll()
-        return not self._stopping
+        while True:
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            poller.register(self._stop_fd, select.POLLIN)
+            control = self._control.fileno() if self._control is not None else -1
+            if control >= 0:
+                poller.register(control, select.POLLIN)
+            ready = [number for number, _events in poller.poll()]
+            if self._control is None or control not in ready:
+                return not self._stopping
+            self._control.serve()
 
     def _accept(self, listener: socket.socket) -> int:
         try:

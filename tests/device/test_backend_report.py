@@ -81,7 +81,7 @@ def test_its_namespaces_and_descriptors_are_told_by_kind(cell: Cell) -> None:
     own = {kind for kind, facts in sandbox["namespaces"].items() if facts["own"]}
     assert own == {"pid", "mnt", "net", "ipc", "uts", "cgroup"}
     kinds = sandbox["descriptors"]
-    assert (kinds["socket"], kinds["io_uring"], kinds["file"]) == (1, 1, 1)
+    assert (kinds["socket"], kinds["io_uring"], kinds["file"]) == (2, 1, 1)  # vhost-user and control
     assert set(kinds) <= {"socket", "io_uring", "file", "pipe", "eventfd", "character-device", "memfd", "eventpoll"}
 
 

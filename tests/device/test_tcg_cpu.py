@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import subprocess
@@ -91,9 +92,15 @@ def test_a_kick_while_an_access_waits_for_python_comes_after_the_access(tmp_path
 
 
 def test_every_kick_of_a_storm_stops_a_busy_guest(tmp_path: Path) -> None:
+    def kick_when_it_counts(machine: TcgMachine) -> None:
+        before = machine.word(DATA)
+        while machine.word(DATA) == before:
+            os.sched_yield()
+        machine.vm.kick(0)
+
     with TcgMachine(assemble(COUNT_FOREVER, tmp_path)) as machine:
         for _ in range(300):
-            kicker = threading.Thread(target=machine.vm.kick, args=(0,))
+            kicker = threading.Thread(target=kick_when_it_counts, args=(machine,))
             kicker.start()
             assert machine.step() == lib.SC_EXIT_KICKED
             kicker.join()

@@ -138,7 +138,7 @@ def test_no_descriptor_of_the_core_reaches_a_backend(cell: Cell) -> None:
         other.close()
     finally:
         os.close(inherited)
-    assert count == 5  # three standard ones, the socket, the lifeline
+    assert count == 6  # three standard ones, the socket, the control channel, the lifeline
 
 
 def test_spawner_and_backends_may_run_on_every_cpu_of_the_core(cell: Cell) -> None:

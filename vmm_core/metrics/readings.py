@@ -141,7 +141,7 @@ def read(vm: str, path: str) -> Reading:
             reading = _answer(sock)
         except OSError as error:
             raise ReadingError(f"{vm}: {path}: {error.strerror or error}") from error
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ReadingError(f"{vm}: not an account of a VM: {error}") from error
     reading.vm, reading.taken = vm, time.monotonic()
     return reading

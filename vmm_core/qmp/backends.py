@@ -12,6 +12,7 @@ from vmm_core.supervisor import report as kernel
 from vmm_core.supervisor.own import OwnGuard
 
 if TYPE_CHECKING:
+    from vmm_core.storage import Disk
     from vmm_core.supervisor.guard import Guard
 
 
@@ -23,9 +24,14 @@ class BackendName(msgspec.Struct, forbid_unknown_fields=True):
 
 def guard_of(context: Context, name: str) -> Guard:
     """The guard of the device called `name`; QmpError when there is none."""
+    return disk_of(context, name).guard
+
+
+def disk_of(context: Context, name: str) -> Disk:
+    """The disk called `name`; QmpError when there is none."""
     for disk in context.vm.disks:
         if disk.name == name:
-            return disk.guard
+            return disk
     raise QmpError(f"there is no device '{name[:80]}' with a backend")
 
 

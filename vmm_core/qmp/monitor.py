@@ -1,4 +1,4 @@
-"""QMP listeners: greeting, one client at a time each, events to all (facts 2.1).
+"""QMP listeners: greeting, one client at a time each unless told otherwise, events to all (facts 2.1).
 
 Commands and what they are read and written with are imported when the first client comes: they are half of the memory
 of a core, and many a VM never has one.
@@ -26,21 +26,22 @@ MAX_PENDING = 50  # events kept while nobody is connected; the oldest go first
 
 
 class Monitor:
-    """Serves `listener`, which is bound already; further clients wait in its backlog."""
+    """Serves `listener`, which is bound already, for so many clients; further ones wait in its backlog."""
 
-    def __init__(self, config: MonitorConfig, listener: _socket.socket, vm: Vm) -> None:
+    def __init__(self, config: MonitorConfig, listener: _socket.socket, vm: Vm, max_clients: int = 1) -> None:
         self._config = config
         self._listener = listener
         self._vm = vm
-        self._client: Client | None = None
+        self._clients: list[Client] = []
+        self._max_clients = max_clients
         self._pending: list[dict[str, Any]] = []
         vm.subscribe(self._event)
         self._listen()
 
     def close(self) -> None:
-        """Disconnect the client and remove the socket."""
-        if self._client is not None:
-            self._client.close()
+        """Disconnect the clients and remove the socket."""
+        for client in list(self._clients):
+            client.close()
         self._vm.loop.remove(self._listener.fileno())
         self._listener.close()
         if self._config.path:
@@ -60,13 +61,15 @@ class Monitor:
         from vmm_core.qmp.client import Client
         from vmm_core.qmp.version import VERSION
 
-        self._vm.loop.remove(listener.fileno())
-        self._client = Client(sock, self._vm, self._client_gone)
-        self._client.send({"QMP": {"version": VERSION, "capabilities": []}})
+        client = Client(sock, self._vm, lambda: self._client_gone(client))
+        self._clients.append(client)
+        if len(self._clients) >= self._max_clients:
+            self._vm.loop.remove(listener.fileno())
+        client.send({"QMP": {"version": VERSION, "capabilities": []}})
         pending, self._pending = self._pending, []
         for event in pending:
-            if self._client is not None:
-                self._client.send(event)
+            if client in self._clients:
+                client.send(event)
 
     def _prepare(self) -> socket.socket:
         """Import what serving takes, which registers the commands; returns the listener as one that can accept."""
@@ -79,19 +82,22 @@ class Monitor:
             self._listener = listener = socket.socket(fileno=listener.detach())
         return listener
 
-    def _client_gone(self) -> None:
-        self._client = None
+    def _client_gone(self, client: Client) -> None:
+        self._clients.remove(client)
         self._listen()
 
     def _listen(self) -> None:
-        if self._listener.fileno() >= 0 and self._client is None:
-            self._vm.loop.add(self._listener.fileno(), READ, self._accept)
+        fd = self._listener.fileno()
+        if fd >= 0 and len(self._clients) < self._max_clients:
+            self._vm.loop.remove(fd)  # it may be there already
+            self._vm.loop.add(fd, READ, self._accept)
 
     def _event(self, name: str, data: dict[str, object]) -> None:
         now = time.time_ns()
         stamp = {"seconds": now // 1_000_000_000, "microseconds": now // 1000 % 1_000_000}
         event = {"event": name, "data": data, "timestamp": stamp}
-        if self._client is not None:
-            self._client.send(event)
-        else:
+        clients = list(self._clients)
+        for client in clients:
+            client.send(event)
+        if not clients:
             self._pending = [*self._pending[1 - MAX_PENDING :], event]

@@ -12,6 +12,7 @@ from vmm_core.config.kinds import Invalid
 from vmm_core.qmp.backends import guard_of
 from vmm_core.qmp.errors import QmpError
 from vmm_core.qmp.registry import Context, command
+from vmm_core.storage import OwnDisk
 from vmm_core.supervisor.limits import LIMITS, option, spell
 from vmm_core.supervisor.process_stats import Rollup, stats
 
@@ -84,6 +85,8 @@ def _backend(vm: Vm, disk: Disk) -> dict[str, Any]:
     found: dict[str, Any] = {
         "id": disk.name, "pid": guard.pid, "state": guard.shown_state, "restarts": guard.restarts
     }  # fmt: skip
+    if isinstance(disk, OwnDisk):
+        found["iops-total"] = disk.iops
     account = vm.resources.accounts.get(disk.name)
     if account is None:
         policy = vm.config.backend_policy(disk.name)

@@ -6,6 +6,7 @@ import os
 
 from vmm_core import log
 from vmm_core.loop import READ
+from vmm_core.supervisor.control import ControlChannel
 from vmm_core.supervisor.log_pipe import LogPipe
 
 TYPE_CHECKING = False
@@ -18,7 +19,8 @@ STATUS_LIMIT = 1.0  # seconds from a process's end to the word on how it ended
 
 
 class BackendProcess:
-    """A backend that the spawner was asked for. Ours are the read end of its log and the write end of its lifeline.
+    """A backend that the spawner was asked for. Ours are the read end of its log, the write end of its lifeline, and
+    our end of its `control` channel.
 
     `pid` is 0 until it runs, and if it ended before we looked; `confined` says that its sandbox stands, and `missing`
     what the host did not permit of it. `landlock` is the ABI version in force: the kernel shows that nowhere.
@@ -40,6 +42,7 @@ class BackendProcess:
         self._pidfd = -1
         self._log = LogPipe(name, loop)
         self._child_lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        self.control = ControlChannel(name, loop)
 
     @property
     def last_lines(self) -> list[str]:
@@ -51,9 +54,9 @@ class BackendProcess:
         """Readable when the process has ended; -1 when there is none."""
         return self._pidfd
 
-    def take_ends(self) -> tuple[int, int]:
-        """The child's (log, lifeline) descriptors; the caller closes them once they are sent."""
-        return self._log.take_end(), self._child_lifeline
+    def take_ends(self) -> dict[str, int]:
+        """The child's descriptors by name; the caller closes them once they are sent."""
+        return {"log": self._log.take_end(), "lifeline": self._child_lifeline, "control": self.control.take_end()}
 
     def started(self, namespace_pid: int, pidfd: int) -> None:
         """It runs; takes `pidfd` over."""
@@ -104,6 +107,7 @@ class BackendProcess:
             return
         self.end_reason = reason
         self._log.close()
+        self.control.close()
         self.stop()
         self._loop.remove(self._pidfd)
         if self._pidfd >= 0:

@@ -7,13 +7,15 @@ from _thread import start_new_thread
 from ipc.errors import WireError
 from vmm_core import log
 from vmm_core.errors import VmmError
+from vmm_core.supervisor import control
 from vmm_core.supervisor.guard import FAILED, RESTARTING, STARTING, Guard
 from vmm_core.vhost.link import CLOSED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from ipc.control import Value
     from vmm_core.config.records import BackendPolicy
     from vmm_core.supervisor.backend import BackendProcess
     from vmm_core.vhost.device import VhostUserDevice
@@ -39,7 +41,7 @@ class OwnGuard(Guard):
         self.process: BackendProcess | None = None
         self._start_process = start_process
         self._renewed = False  # once upgraded, successors are to be of the new code, too
-        self._upgrading = False
+        self._newcomer: BackendProcess | None = None  # during an upgrade
         self._lost_because = ""  # what the device had against it, if it did not just end
         self._dropped: list[BackendProcess] = []  # killed, not yet dead
 
@@ -47,10 +49,29 @@ class OwnGuard(Guard):
         if self._dropped:
             return  # the last of them to end calls again
         again = self.state == RESTARTING
-        self.process, sock = self._start_process(self._ended, self._renewed)
+        self.process, sock = self._begin(self._renewed)
         self.front.attach(sock)
         if again:
             self._bring_up()
+
+    def _begin(self, renewed: bool) -> tuple[BackendProcess, int]:
+        process, sock = self._start_process(self._ended, renewed)
+        process.control.on_broken = lambda reason: self._misbehaved(process, reason)
+        return process, sock
+
+    def tell(self, command: str, arguments: Mapping[str, Value], done: control.Done) -> None:
+        """Give the backend a command that every later one is started with anyway; `done(answer, reason)` follows.
+
+        So none to tell, or one that ends before it answers, is as good as one that obeys: `done({}, "")`.
+        """
+        if self._newcomer is not None:
+            self._newcomer.control.ask(command, arguments, lambda _answer, _reason: None)
+        if self.process is None:
+            done({}, "")
+            return
+        self.process.control.ask(
+            command, arguments, lambda answer, reason: done(answer, "" if reason == control.GONE else reason)
+        )
 
     def upgrade(self, done: Report) -> None:
         """Start a process of the code on disk beside the present one, and hand the device over to it.
@@ -58,10 +79,10 @@ class OwnGuard(Guard):
         `done(blackout in microseconds, reason)` follows, with a reason if the old process serves on. VmmError when the
         backend does not serve at the moment.
         """
-        if self.state == RESTARTING or self._upgrading or not self.pid:
+        if self.state == RESTARTING or self._newcomer is not None or not self.pid:
             raise VmmError(f"the backend of {self.name} does not serve at the moment (it is {self.shown_state})")
-        self._upgrading = True
-        newcomer, sock = self._start_process(self._ended, True)
+        newcomer, sock = self._begin(True)
+        self._newcomer = newcomer
         start_new_thread(self._hand_over, (newcomer, sock, done))
 
     def _hand_over(self, newcomer: BackendProcess, sock: int, done: Report) -> None:
@@ -74,7 +95,7 @@ class OwnGuard(Guard):
         self._loop.call_soon(lambda: self._handed_over(newcomer, blackout, failure, done))
 
     def _handed_over(self, newcomer: BackendProcess, blackout: int, failure: str, done: Report) -> None:
-        self._upgrading = False
+        self._newcomer = None
         if failure:
             said = newcomer.last_lines[-1] if newcomer.last_lines else ""
             kill(newcomer)
@@ -113,6 +134,12 @@ class OwnGuard(Guard):
         self._down_since = self._down_since or when
         self._lost_because = "" if reason == CLOSED else reason
         self._loop.call_later(END_LIMIT if reason == CLOSED else 0.0, lambda: kill(process))
+
+    def _misbehaved(self, process: BackendProcess, reason: str) -> None:
+        """It says what it must not, or has closed its ears; the latter is also how an end begins."""
+        if process is self.process and reason != control.CLOSED:
+            self._lost_because = reason
+        self._loop.call_later(END_LIMIT if reason == control.CLOSED else 0.0, lambda: kill(process))
 
     def _ended(self, process: BackendProcess) -> None:
         if process in self._dropped:

@@ -92,8 +92,8 @@ class Spawner:
         identity, self._next_id = self._next_id, self._next_id + 1
         self.backends()  # forgets those that ended without a word
         self._backends[identity] = backend
-        log_end, lifeline = backend.take_ends()
-        all_fds = {**fds, "log": log_end, "lifeline": lifeline}
+        ends = backend.take_ends()
+        all_fds = {**fds, **ends}
         message: Message = {"op": "start", "id": identity, "kind": kind, "name": name, "seccomp": seccomp}
         message.update({"renewed": renewed, "strict": strict})
         message.update({f"fd.{what}": index for index, what in enumerate(all_fds)})
@@ -104,7 +104,7 @@ class Spawner:
             reason = f"the spawner cannot be asked: {error}"
             self._loop.call_soon(lambda: self._fail(identity, reason))
         finally:
-            close_all([log_end, lifeline])
+            close_all(ends.values())
         return backend
 
     @property
