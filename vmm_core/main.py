@@ -91,6 +91,7 @@ class _Runner:
         if self._spawner is not None:
             from vmm_core.storage import start_backends
 
+            vm.spawner = self._spawner
             self._spawner.release()
             start_backends(vm.disks, self._spawner)
         if "vmm_core.accel.kvm.warm" in sys.modules:
@@ -171,7 +172,7 @@ class _Runner:
         if any(isinstance(device, BlkDevice) for device in self._config.devices):
             from vmm_core.supervisor.spawner import Spawner
 
-            self._spawner = Spawner(self._loop, ["blk"], held=True)
+            self._spawner = Spawner(self._loop, ["blk"], held=True, seccomp=self._config.seccomp)
 
     def _open_chardevs(self, vm: Vm) -> None:
         for config in self._config.chardevs:

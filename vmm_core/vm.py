@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vmm_core.config.records import VmConfig
     from vmm_core.loop import EventLoop
     from vmm_core.supervisor.resources import Resources
+    from vmm_core.supervisor.spawner import Spawner
     from vmm_core.vhost.dirty_log import DirtyLog
 
     Listener = Callable[[str, dict[str, object]], None]
@@ -58,6 +59,7 @@ class Vm:
         self.disks: list[Disk] = add_disks(self, self.dirty_log)
         self.chardevs: list[Chardev] = []
         self.named_fds: dict[str, int] = {}  # QMP getfd
+        self.spawner: Spawner | None = None  # its owner's, for those who ask
         self._listeners: list[Listener] = []
         self._shutting_down = False
         self._resources: Resources | None = None

@@ -32,13 +32,21 @@ if TYPE_CHECKING:
 REPORT_LIMIT = 4096  # bytes of what a new backend says about its sandbox
 
 
-def main(control: int, lifeline: int, kinds: list[str]) -> int:
-    """Preload `kinds`, then leave the keeper behind and return. `control` is the socket to the core."""
+POLICY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spawner.policy")
+
+
+def main(control: int, lifeline: int, kinds: list[str], filtered: bool) -> int:
+    """Preload `kinds`, then leave the keeper behind and return. `control` is the socket to the core.
+
+    `filtered`: with `spawner.policy` in force, for the keeper and all that comes of it.
+    """
     loaded = {kind: load(kind) for kind in kinds}
     process_class = fork_process_class()
     gc.collect()
     gc.freeze()
     missing = sandbox.share_namespaces()
+    if filtered:
+        seccomp.compile_policy(POLICY).load()
     if os.fork() == 0:
         sock = socket(fileno=control)
         keeper.Keeper(sock, lifeline, lambda: Spawner(sock, loaded, process_class, missing).run()).run()

@@ -20,6 +20,9 @@ CONSTANTS = {
     # <linux/sched.h>
     "CLONE_VM": 0x100,
     "CLONE_THREAD": 0x10000,
+    "CLONE_NEW_MASK": 0x7E020000,  # all namespaces
+    # <asm/signal.h>
+    "SIGKILL": 9,
     # <asm-generic/fcntl.h>
     "F_DUPFD": 0,
     "F_GETFD": 1,
@@ -34,6 +37,7 @@ CONSTANTS = {
     "O_NONBLOCK": 0o4000,
     "O_ASYNC": 0o20000,
     "O_RDWR": 2,
+    "O_CREATE_MASK": 0o20000100,  # O_CREAT, and what O_TMPFILE has beside O_DIRECTORY
     "O_DIRECT": 0o40000,
     "AT_EMPTY_PATH": 0x1000,
     "FALLOC_FL_KEEP_SIZE": 1,
@@ -50,6 +54,7 @@ CONSTANTS = {
     "FIONREAD": 0x541B,
     "FIONBIO": 0x5421,
     "FIOCLEX": 0x5451,
+    "FIONCLEX": 0x5450,
     "BLKGETSIZE64": 0x80081272,
     "BLKSSZGET": 0x1268,
     "BLKPBSZGET": 0x127B,

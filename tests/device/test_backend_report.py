@@ -43,7 +43,7 @@ class Cell:
         while deadline.left() > 0:
             (entry,) = self.qmp.value("x-query-backends")
             sandbox = entry["sandbox"]
-            if "missing" in sandbox and sandbox.get("seccomp", {}).get("mode") == "filter":
+            if "missing" in sandbox and sandbox.get("seccomp", {}).get("filters") == 2:  # the spawner's and its own
                 found: dict[str, Any] = entry
                 return found
         raise AssertionError("the disk has no backend")

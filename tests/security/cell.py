@@ -63,7 +63,7 @@ class Cell:
 
     def __init__(self, kind: str = ECHO, *, seccomp: bool = True, strict: bool = False) -> None:
         self.loop = EventLoop()
-        self.spawner = Spawner(self.loop, [kind])
+        self.spawner = Spawner(self.loop, [kind], seccomp=seccomp)
         self.ended: list[BackendProcess] = []
         self._kind = kind
         self._seccomp = seccomp

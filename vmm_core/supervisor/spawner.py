@@ -35,7 +35,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 PROGRAM = """import sys
 sys.path[:0] = {paths!r}
 from backends.runtime.spawner import main
-sys.exit(main(3, 4, {kinds!r}))
+sys.exit(main(3, 4, {kinds!r}, {seccomp!r}))
 """
 # A held program waits for a line on its lifeline, or goes when that ends.
 HELD = ["/bin/sh", "-c", 'read -r _ <&4 && exec "$0" "$@"']
@@ -49,9 +49,10 @@ class Spawner:
     """Methods are for the event loop's thread. `close` ends everything that was started.
 
     A `held` one is started, but begins only on `release`: it takes a CPU for longer than the core's own start does.
+    `seccomp` is about keeper and spawner; backends are asked for with or without a filter of their own.
     """
 
-    def __init__(self, loop: EventLoop, kinds: Sequence[str], *, held: bool = False) -> None:
+    def __init__(self, loop: EventLoop, kinds: Sequence[str], *, held: bool = False, seccomp: bool = True) -> None:
         self._loop = loop
         self._backends: dict[int, BackendProcess] = {}
         self._next_id = 1
@@ -59,7 +60,7 @@ class Spawner:
         self.keeper_pid = 0
         self._keeper_pidfd = -1
         self._log = LogPipe("spawner", loop)
-        self._socket, self._lifeline, starter = _start(kinds, self._log.take_end(), held)
+        self._socket, self._lifeline, starter = _start(kinds, self._log.take_end(), held, seccomp)
         self._starter_pid, self._starter_pidfd = starter, os.pidfd_open(starter)
         loop.add(self._starter_pidfd, READ, self._starter_ended)
         loop.add(self._socket.fileno(), READ, self._readable)
@@ -249,7 +250,7 @@ def _readable_within(fds: Sequence[int], seconds: float) -> None:
     poller.poll(seconds * 1000)
 
 
-def _start(kinds: Sequence[str], log_end: int, held: bool) -> tuple[socket, int, int]:
+def _start(kinds: Sequence[str], log_end: int, held: bool, seccomp: bool) -> tuple[socket, int, int]:
     """Start the program; returns (our end of its socket, the keeper's lifeline, its pid). Takes `log_end` over."""
     lib.sc_adopt_orphans()  # the keeper is to be seen as ours, by ps and by whoever adds up what this VM uses
     ours, theirs = spawn.channel()
@@ -259,7 +260,7 @@ def _start(kinds: Sequence[str], log_end: int, held: bool) -> tuple[socket, int,
     paths = [ROOT, *(path for path in sys.path if path.endswith("-packages"))]
     actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
     wanted = ((high[0], 1), (high[0], 2), (high[1], 3), (high[2], 4))
-    program = [sys.executable, "-I", "-S", "-c", PROGRAM.format(paths=paths, kinds=list(kinds))]
+    program = [sys.executable, "-I", "-S", "-c", PROGRAM.format(paths=paths, kinds=list(kinds), seccomp=seccomp)]
     words = HELD + program if held else program
     try:
         with ThisCpu() as cpu:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmm_core.qmp import backends, disks, resources
+from vmm_core.qmp import backends, confinement, disks, resources
 from vmm_core.qmp.commands import descriptors, lifecycle, machine, probes
 
-__all__ = ["backends", "descriptors", "disks", "lifecycle", "machine", "probes", "resources"]
+__all__ = ["backends", "confinement", "descriptors", "disks", "lifecycle", "machine", "probes", "resources"]
