@@ -10,7 +10,7 @@ SECONDS ?= 600
 LAYERS := unit wire device security faults guest interop perf
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run setup setup-test test bench style man clean newcomer test-rig test-long chaos fuzz $(LAYERS:%=test-%)
+.PHONY: help run setup setup-test test bench style man clean newcomer test-rig test-long chaos fuzz picture $(LAYERS:%=test-%)
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -40,6 +40,9 @@ test-rig: setup-test  ## the guest layer on ordinary KVM, inside an emulated mac
 
 chaos: setup-test  ## kill and hang a disk's backend under load, 4 x KILLS=500 times, and verify every block
 	@$(PYTEST) -s --timeout 3600 tests/faults/test_chaos.py --kills $(KILLS)
+
+picture: setup-test  ## record docs/kill.svg: what kill -9 does to a disk under load
+	@$(PY) -m tools.picture
 
 fuzz: setup-test  ## guests' memory against the ring and disk code under ASan and UBSan, SECONDS=600 each
 	@$(PY) -m tools.fuzz --seconds $(SECONDS)
