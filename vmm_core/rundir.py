@@ -56,6 +56,7 @@ class RunDirectory:
             return
         try:
             os.makedirs(base, 0o700, exist_ok=True)
+            _check_owner(base)
             if remove_stale(base):
                 from vmm_core.supervisor.cgroups import remove_all_leftovers
 
@@ -104,6 +105,13 @@ def remove_stale(base: str) -> bool:
     return found
 
 
+def _check_owner(base: str) -> None:
+    """OSError if others could put links or directories of theirs where we remove what is stale."""
+    status = os.stat(base)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise OSError(errno.EPERM, "others may write there")
+
+
 def _make(base: str, name: str) -> tuple[str, int, socket.socket]:
     """Put locked directory and socket in place at once, so that nobody meets half of it."""
     pid = str(os.getpid())
@@ -143,7 +151,7 @@ def _rename(source: str, target: str) -> bool:
 def _lock(path: str) -> int:
     """Hold the directory for as long as this process lives; -1 when somebody else does, or it is not there."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return -1
     try:

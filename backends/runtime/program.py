@@ -94,15 +94,13 @@ class Program:
     def _socket(self, options: argparse.Namespace) -> tuple[int, bool]:
         """Return the socket and whether it is a listening one."""
         if options.socket_path:
-            fd = listen(options.socket_path)
-            os.set_blocking(fd, False)  # now, for the sandbox has no way to
-            return fd, True
+            return listen(options.socket_path), True
         if not stat.S_ISSOCK(os.fstat(options.fd).st_mode):
             raise ProgramError(f"--fd={options.fd} is not a socket")
         given = socket.socket(fileno=options.fd)
         listening = bool(given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
         if listening:
-            given.setblocking(False)
+            given.setblocking(False)  # now, for the sandbox has no way to
         return given.detach(), listening
 
     def _fail(self, line: str) -> int:
@@ -111,8 +109,10 @@ class Program:
 
 
 def listen(path: str) -> int:
-    """Return a socket listening at `path`, replacing a stale one; ProgramError if another program listens there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """Return a socket that listens at `path` and does not block, replacing a stale one; ProgramError if another program
+    listens there.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         try:
             sock.bind(path)

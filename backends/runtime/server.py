@@ -59,10 +59,8 @@ class Server:
         os.close(self._stop_fd)
 
     def serve_listener(self, fd: int) -> None:
-        """Serve front-ends that connect to the listening socket `fd` (taken over), one by one, until `stop`."""
+        """Serve front-ends that connect to `fd`, one by one, until `stop`: listens, does not block, is taken over."""
         listener = socket.socket(fileno=fd)
-        if os.get_blocking(fd):
-            listener.setblocking(False)
         try:
             while self._wait(listener.fileno()):
                 connected = self._accept(listener)

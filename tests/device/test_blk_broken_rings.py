@@ -122,6 +122,21 @@ def test_an_indirect_table_of_a_wrong_size(disks: Callable[..., Disk], image: Pa
     is_contained(disk)
 
 
+@pytest.mark.parametrize("place", [HOLE, RAM - 32, (1 << 64) - 32], ids=["hole", "across the end", "across zero"])
+@KINDS
+def test_an_indirect_table_outside_of_guest_memory(
+    disks: Callable[..., Disk], image: Path, packed: bool, place: int
+) -> None:
+    disk = disks(image, "--num-queues=2", queues=2, packed=packed, size=16)
+    ring = disk.rings[0]
+    flags = INDIRECT | (1 << 7 if packed else 0)
+    disk.ram[ring.base : ring.base + 16] = ring.entry(Buffer(place, 48), flags, 0)
+    if isinstance(ring, SplitRing):
+        ring.offer(0)
+    disk.kick()
+    is_contained(disk)
+
+
 @pytest.mark.parametrize("flags", [INDIRECT, NEXT | INDIRECT])
 def test_an_indirect_table_within_a_table_or_with_a_successor(disk: Disk, flags: int) -> None:
     table = disk.room(32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -89,3 +90,17 @@ def test_a_session_may_end_with_requests_under_way(
     assert disk.works(queue=1)
     disk.close()
     assert backend.alive()
+
+
+def test_an_image_that_names_a_backing_file_is_bytes_like_any_other(disks: Callable[..., Disk], tmp_path: Path) -> None:
+    """A guest that writes itself the header of another format gets no more than what it wrote."""
+    secret, image = tmp_path / "secret", tmp_path / "disk.img"
+    secret.write_bytes(b"secret".ljust(1 << 20, b"!"))
+    name = str(secret).encode()
+    header = struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 512, len(name), 16, 1 << 20).ljust(512, b"\0") + name
+    image.write_bytes(header.ljust(1 << 20, b"\0"))
+    disk = disks(image)
+    assert disk.read(0, 1024) == header.ljust(1024, b"\0")[:1024]
+    assert disk.write(8, b"x" * 512) == OK
+    assert secret.read_bytes().startswith(b"secret")
+    assert image.stat().st_size == 1 << 20

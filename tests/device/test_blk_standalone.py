@@ -84,6 +84,13 @@ def test_a_session_that_ends_ends_the_program_in_order(disks: Callable[..., Disk
     assert disk.backend.process.wait(10) == 0, disk.backend.log()
 
 
+def test_the_program_ends_in_order_in_the_middle_of_a_session(disks: Callable[..., Disk], image: Path) -> None:
+    disk = disks(image)
+    assert disk.works()
+    disk.backend.process.send_signal(signal.SIGTERM)
+    assert disk.backend.process.wait(10) == 0, disk.backend.log()
+
+
 @pytest.fixture
 def no_io_uring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that refuses rings, as far as the program can tell."""

@@ -68,6 +68,30 @@ def test_what_a_killed_vm_left_is_removed_by_the_next(machine: TestMachine, run:
     second.close()
 
 
+def test_a_link_in_the_run_directory_leads_nowhere(tmp_path: Path, run: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "monitor.sock").write_text("not ours")
+    run.mkdir(mode=0o700)
+    (run / "old").symlink_to(elsewhere)
+    (run / "web").symlink_to(elsewhere)
+    machine = TestMachine(tmp_path, "-name", "web")
+    monitor(run, f"web-{machine.process.pid}").value("query-status")
+    machine.close()
+    assert [path.name for path in elsewhere.iterdir()] == ["monitor.sock"]
+    assert (elsewhere / "monitor.sock").read_text() == "not ours"
+
+
+def test_a_place_that_others_may_write_to_is_not_used(tmp_path: Path, run: Path) -> None:
+    run.mkdir()
+    run.chmod(0o777)
+    machine = TestMachine(tmp_path)
+    machine.qmp().value("query-status")
+    machine.process.send_signal(signal.SIGTERM)
+    assert "others may write there" in machine.wait()[1]
+    assert list(run.iterdir()) == []
+
+
 def test_a_vm_that_cannot_have_such_a_place_runs_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a directory")
     monkeypatch.setenv("STRATOCELL_RUN_DIR", str(tmp_path / "file"))

@@ -22,7 +22,10 @@ class Console:
     def __init__(self, directory: Path) -> None:
         self.keyboard, self._terminal = os.openpty()
         self.before = self.settings()
-        self.machine = TestMachine(directory, "-serial", "stdio", stdin=self._terminal, stdout=self._terminal)
+        # A shell's background jobs, perhaps this very test run, ignore SIGQUIT, and their children with them.
+        self.machine = TestMachine(
+            directory, "-serial", "stdio", stdin=self._terminal, stdout=self._terminal, preexec_fn=heed_quit
+        )
 
     def settings(self) -> list[object]:
         return list(termios.tcgetattr(self._terminal))
@@ -42,6 +45,10 @@ def console(tmp_path: Path) -> Iterator[Console]:
     console = Console(tmp_path)
     yield console
     console.close()
+
+
+def heed_quit() -> None:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def test_every_key_reaches_the_guest_ctrl_c_too(console: Console) -> None:

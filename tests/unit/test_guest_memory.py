@@ -11,7 +11,7 @@ import pytest
 
 from vmm_core.config.records import GIB, MIB, MachineConfig, MemoryConfig
 from vmm_core.errors import VmmError
-from vmm_core.machine.microvm import ram_pieces
+from vmm_core.machine.microvm import SLOT_COUNT, VIRTIO_BASE, ram_pieces
 from vmm_core.memory.guest_memory import GuestMemory
 from vmm_core.memory.hugepages import open_backing_file
 
@@ -43,6 +43,14 @@ def test_four_gibibytes_lie_around_the_hole() -> None:
         with pytest.raises(VmmError, match="do not lie in guest RAM"):
             memory.write(gpa, b"hole")
     memory.close()
+
+
+@pytest.mark.parametrize("size", [128 * MIB, 3 * GIB, 3 * GIB + 2 * MIB, 4 * GIB, 512 * GIB])
+def test_no_memory_that_a_backend_is_told_of_lies_where_devices_are(size: int) -> None:
+    pieces = ram_pieces(size)
+    assert sum(length for _gpa, length, _offset in pieces) == size
+    for device in (VIRTIO_BASE, VIRTIO_BASE + SLOT_COUNT * 4096, 0xFEC0_0000, 0xFEE0_0000, 4 * GIB - 1):
+        assert not [piece for piece in pieces if piece[0] <= device < piece[0] + piece[1]]
 
 
 def test_preallocated_memory_is_there_before_the_guest_runs() -> None:

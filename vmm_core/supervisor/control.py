@@ -75,6 +75,7 @@ class ControlChannel:
             self._loop.remove(self._socket.fileno())
             self._socket.close()
         self._theirs.close()
+        self.on_broken = str  # whose owner holds us, in most cases
         waiting, self._waiting = self._waiting, {}
         for done, timer in waiting.values():
             timer.cancel()
@@ -88,11 +89,14 @@ class ControlChannel:
             if message is not None:
                 self._settle(message)
         except PeerClosed:
-            self.close()
-            self.on_broken(CLOSED)
+            self._break(CLOSED)
         except WireError as error:
-            self.close()
-            self.on_broken(f"broke the rules of the control bus: {error}")
+            self._break(f"broke the rules of the control bus: {error}")
+
+    def _break(self, reason: str) -> None:
+        on_broken = self.on_broken
+        self.close()
+        on_broken(reason)
 
     def _settle(self, message: Message) -> None:
         identity, reason = message.pop("id", None), message.pop("error", "")
