@@ -2,7 +2,7 @@
 
 | from | `op` | fields | descriptors |
 |---|---|---|---|
-| core | `start` | id, kind, name, seccomp, renewed, strict, `fd.NAME` (its index), `option.NAME` | as named |
+| core | `start` | id, kind, name, seccomp, renewed, strict, command, `fd.NAME` (its index), `option.NAME` | as named |
 | spawner | `ready` | pid, generation (how many spawners there have been) | the keeper's pidfd, when it is 0 |
 | spawner | `started` | id, pid (in the backends' namespace) | a pidfd |
 | spawner | `failed` | id, reason | |

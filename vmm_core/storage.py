@@ -94,7 +94,9 @@ class OwnDisk(Disk):
         self._spawner = spawner
         self.guard.start()
 
-    def _start_process(self, on_end: Callable[[BackendProcess], None], renewed: bool) -> tuple[BackendProcess, int]:
+    def _start_process(
+        self, on_end: Callable[[BackendProcess], None], renewed: bool, command: str
+    ) -> tuple[BackendProcess, int]:
         from ipc.fds import pair
 
         assert self._spawner is not None
@@ -111,6 +113,7 @@ class OwnDisk(Disk):
                 on_end=on_end,
                 renewed=renewed or strict,  # forked siblings would know its address layout
                 strict=strict,
+                command=command,
             )
         finally:
             os.close(theirs)

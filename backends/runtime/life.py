@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Birth(NamedTuple):
     """What a backend is made from. `missing` is what of the sandbox the spawner could not have for all of them.
 
-    `strict`: it ends rather than serve without the whole sandbox.
+    `strict`: it ends rather than serve without the whole sandbox. `command`: the Python whose code it is to be.
     """
 
     kind: str
@@ -37,6 +37,7 @@ class Birth(NamedTuple):
     report: int
     missing: list[str]
     strict: bool = False
+    command: str = ""
 
 
 def live(birth: Birth) -> None:

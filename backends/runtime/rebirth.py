@@ -19,6 +19,11 @@ sys.path[:0] = {paths!r}
 from backends.runtime.rebirth import complete
 complete(sys.argv[1])
 """
+# In another installation the code is where its own Python finds it.
+ELSEWHERE = """import sys
+from backends.runtime.rebirth import complete
+complete(sys.argv[1])
+"""
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 
 
@@ -29,13 +34,19 @@ def begin(birth: life.Birth) -> None:
         os.dup2(birth.log, 2)  # what goes wrong before the code is loaded is to be read, too
         for fd in kept:
             os.set_inheritable(fd, True)
-        paths = [path for path in sys.path if path and os.path.isdir(path)]
-        command = [sys.executable, "-I", "-S", "-c", PROGRAM.format(paths=paths), _encode(birth)]
-        os.execve(sys.executable, command, ENVIRONMENT)
+        command = _command(birth.command)
+        os.execve(command[0], [*command, _encode(birth)], ENVIRONMENT)
     except OSError as error:
         os.write(2, f"cannot load the code anew: {error.strerror}\n".encode())
     finally:
         os._exit(1)
+
+
+def _command(python: str) -> list[str]:
+    if python:
+        return [python, "-I", "-c", ELSEWHERE]
+    paths = [path for path in sys.path if path and os.path.isdir(path)]
+    return [sys.executable, "-I", "-S", "-c", PROGRAM.format(paths=paths)]
 
 
 def complete(text: str) -> None:

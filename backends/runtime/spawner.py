@@ -154,6 +154,7 @@ class Spawner:
             child_report,
             self._missing,
             bool(message.get("strict")),
+            str(message.get("command") or ""),
         )
         target = rebirth.begin if message.get("renewed") else life.live
         process = self._process_class(target=target, args=(birth,), name=birth.name)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.test_backend_death import SCRATCH
-from tests.faults.test_restart import kill, two_disks
+from tests.faults.test_restart import kill, two_disks, wait_for_process
 from tests.guest.harness import Guest, Plan, start
 
 __all__ = ["two_disks"]
@@ -45,6 +47,20 @@ def test_a_throttle_set_at_run_time_holds_also_for_the_next_backend(two_disks: P
         assert seconds(guest, 100) >= 1.8
         throttle(guest, 0)
         assert seconds(guest, 100) < 1.0
+        assert guest.power_off() == 0
+
+
+def test_a_backend_killed_before_it_answered_costs_neither_the_command_nor_the_answer(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        victim = wait_for_process(guest, f"blk:{SCRATCH}")
+        victim.send_signal(signal.SIGSTOP)  # so it cannot answer
+        killer = threading.Timer(0.3, victim.kill)
+        killer.start()
+        throttle(guest, 50)
+        killer.join()
+        guest.qmp.wait_event("BACKEND_RESTARTED")
+        assert seconds(guest, 100) >= 1.8
         assert guest.power_off() == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,7 @@ import pytest
 from tests.deadlines import Deadline
 from tests.faults.test_backend_death import ROOT_DISK, SCRATCH, process_named
 from tests.guest.harness import Disk, Guest, Plan, empty_disk, start
+from tests.guest.qmp_client import QmpFailed
 
 MIB = 1 << 20
 # Writes random data, reads it back past the guest's cache, and compares; says so once a round.
@@ -192,4 +194,23 @@ def test_a_backend_is_upgraded_under_load_and_the_blackout_is_told(two_disks: Pl
             assert 0 < answer["blackout"] < 2_000_000
             assert guest.qmp.wait_event("BACKEND_UPGRADED")["data"] == answer
         kill(guest, SCRATCH)  # the new one is watched over like the old one
+        finish(guest)
+
+
+def test_a_backend_is_upgraded_to_another_installation_and_so_are_its_successors(two_disks: Plan) -> None:
+    python = two_disks.directory / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -X installation=new "$@"\n')
+    python.chmod(0o755)
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        work(guest, 3)
+        old = wait_for_process(guest, f"blk:{SCRATCH}")
+        for command, why in (("python", "absolute"), ("/bin/false", "serves on"), ("/nowhere", "No such file")):
+            with pytest.raises(QmpFailed, match=why):
+                guest.qmp.execute("x-backend-upgrade", id=SCRATCH, command=command)
+        assert wait_for_process(guest, f"blk:{SCRATCH}").pid == old.pid
+        guest.qmp.execute("x-backend-upgrade", id=SCRATCH, command=str(python))
+        assert "installation=new" in wait_for_process(guest, f"blk:{SCRATCH}", other_than=old.pid).cmdline()
+        kill(guest, SCRATCH)
+        assert "installation=new" in wait_for_process(guest, f"blk:{SCRATCH}").cmdline()
         finish(guest)

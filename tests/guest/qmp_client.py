@@ -29,11 +29,11 @@ class QmpClient:
         self.greeting = self._message(Deadline(seconds))
         self.execute("qmp_capabilities")
 
-    def execute(self, command: str, seconds: float = 20.0, **arguments: object) -> Any:
+    def execute(self, name: str, seconds: float = 20.0, **arguments: object) -> Any:
         """Returns the command's value; QmpFailed carries its error."""
-        request: dict[str, object] = {"execute": command}
+        request: dict[str, object] = {"execute": name}
         if arguments:
-            request["arguments"] = {name.replace("_", "-"): value for name, value in arguments.items()}
+            request["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}
         self._socket.sendall(json.dumps(request).encode() + b"\r\n")
         deadline = Deadline(seconds)
         while True:

@@ -3,7 +3,7 @@
 Over `vhost`: `call NUMBER ARGUMENT…` makes a system call (an argument is a number or `s:TEXT`, a pointer to it) and
 answers `RESULT ERRNO`; `thread …` does so on a thread that is older than the filter; `flood` opens descriptors and
 `grow` takes memory until refused, answering how much that was; `execute` asks to run what it wrote; `connect PORT`
-tries TCP.
+tries TCP, `reach PATH` a unix socket (`@NAME`: an abstract one).
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def serve(fds: dict[str, int], _options: Message) -> None:
             answer = thread.call(words)
         elif verb == "connect":
             answer = connect(int(words[0]))
+        elif verb == "reach":
+            answer = reach(words[0])
         else:
             answer = {"flood": flood, "grow": grow, "execute": execute}[verb]()
         os.write(fds["vhost"], answer.encode())
@@ -102,6 +104,12 @@ def connect(port: int) -> str:
     """Connect to this host's own TCP port."""
     with socket.socket() as sock:
         return f"{sock.connect_ex(('127.0.0.1', port))} 0"
+
+
+def reach(path: str) -> str:
+    """Connect to a unix socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return f"{sock.connect_ex(path.replace('@', chr(0), 1))} 0"
 
 
 def execute() -> str:

@@ -56,7 +56,7 @@ class Guarded:
             guard.start()
         self.cell.until(lambda: all(guard.pid for guard in self.guards))
 
-    def _start(self, offence: str, on_end: Any, renewed: bool) -> tuple[BackendProcess, int]:
+    def _start(self, offence: str, on_end: Any, _renewed: bool, _command: str) -> tuple[BackendProcess, int]:
         ours, theirs = socket.socketpair()
         with theirs:
             process = self.cell.spawner.start_backend(

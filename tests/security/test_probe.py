@@ -19,6 +19,7 @@ from tests.security.cell import Cell, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PROBE = "tests.security.probe_backend"
 KILLED = -signal.SIGSYS
@@ -65,6 +66,7 @@ ATTEMPTS = (
     Attempt("kill the keeper", ("62", "1", "9"), (errno.EPERM,)),
     Attempt("kill everybody", ("62", "-1", "9"), ()),
     Attempt("open the core's pidfd", ("434", PARENT, "0"), (errno.ESRCH,)),
+    Attempt("take another's descriptor", ("438", "4", "0", "0"), (errno.EBADF,)),
     Attempt("become root", ("105", "0"), (errno.EPERM,)),
     Attempt("make an io_uring", ("425", "8", "0"), (errno.EFAULT,)),
     Attempt("load a program into the kernel", ("321", "0", "0", "0"), ()),
@@ -186,6 +188,22 @@ def test_nothing_is_reachable_by_network_without_the_filter(unfiltered: Peer) ->
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = int(unfiltered.ask(f"connect\t{server.getsockname()[1]}").split()[0])
     assert number in (errno.ENETUNREACH, errno.EACCES)
+
+
+def test_no_monitor_and_no_other_backends_socket_is_reachable_without_the_filter(
+    unfiltered: Peer, tmp_path: Path
+) -> None:
+    """A monitor listens at a path; who knew of an abstract one could do no more."""
+    for address, name in ((str(tmp_path / "qmp"), str(tmp_path / "qmp")), (f"\0{PARENT}-qmp", f"@{PARENT}-qmp")):
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.bind(address)
+            monitor.listen()
+            number = int(unfiltered.ask(f"reach\t{name}").split()[0])
+        assert number in (*NOWHERE, errno.ECONNREFUSED, errno.EPERM)
+
+
+def test_a_monitor_is_out_of_reach(probes: Cell, tmp_path: Path) -> None:
+    assert attempt_on(probes.ready("probe"), "reach", (str(tmp_path / "qmp"),)) == KILLED
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -26,7 +26,6 @@ def confined(action: str) -> Outcome:
 @pytest.mark.parametrize(
     "action",
     [
-        "__import__('socket').socket()",
         "syscall(101, 16, 1, 0, 0)",  # ptrace
         "syscall(308, 0, 0)",  # setns
         "syscall(310, 1, 0, 0, 0, 0, 0)",  # process_vm_readv
@@ -45,6 +44,7 @@ def test_what_only_an_intruder_does_ends_the_process(action: str) -> None:
 @pytest.mark.parametrize(
     "action",
     [
+        "__import__('socket').socket()",  # as the C library does when it looks up a user
         "os.kill(1, 0)",
         "os.kill(os.getpid(), 15)",
         "open('/tmp/stratocell-spawner-made-this', 'w')",

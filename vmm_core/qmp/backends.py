@@ -22,6 +22,13 @@ class BackendName(msgspec.Struct, forbid_unknown_fields=True):
     id: str
 
 
+class Upgrade(msgspec.Struct, forbid_unknown_fields=True):
+    """`command`: the Python of another installation, whose code is to serve; left out: this one's, as it is on disk."""
+
+    id: str
+    command: str = ""
+
+
 def guard_of(context: Context, name: str) -> Guard:
     """The guard of the device called `name`; QmpError when there is none."""
     return disk_of(context, name).guard
@@ -76,9 +83,11 @@ def backend_restart(context: Context, arguments: BackendName) -> None:
     guard_of(context, arguments.id).restart()
 
 
-@command("x-backend-upgrade", BackendName)
-def backend_upgrade(context: Context, arguments: BackendName) -> object:
+@command("x-backend-upgrade", Upgrade)
+def backend_upgrade(context: Context, arguments: Upgrade) -> object:
     """Hand a device over to a new process of the code on disk; answers with the blackout in microseconds."""
+    if arguments.command and not arguments.command.startswith("/"):
+        raise QmpError(f"command '{arguments.command[:80]}': must be an absolute path, of an installation's Python")
     guard = guard_of(context, arguments.id)
     if not isinstance(guard, OwnGuard):
         raise QmpError(f"the backend of {guard.name} is not ours: its own manager upgrades it, and we reconnect")
@@ -87,5 +96,5 @@ def backend_upgrade(context: Context, arguments: BackendName) -> object:
     def done(blackout: int, reason: str) -> None:
         answer.settle(QmpError(reason) if reason else {"id": guard.name, "pid": guard.pid, "blackout": blackout})
 
-    guard.upgrade(done)
+    guard.upgrade(done, arguments.command)
     return answer

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PREFIX = "stratocell-"
 WANTED = ("cpu", "cpuset", "memory", "pids", "io")
+MOVE_ROUNDS = 100  # what is forked while we look is found by the next
 
 
 class Cgroups:
@@ -75,9 +76,9 @@ class Cgroups:
     def _hand_down(self, hierarchy: Hierarchy, group: str) -> None:
         if _all_ours(hierarchy.base):
             core = os.path.join(group, "core")
-            self._core_moved = make(core) and all(
-                write(os.path.join(core, "cgroup.procs"), str(pid)) for pid in _processes(hierarchy.base)
-            )
+            self._core_moved = make(core)
+            if not (self._core_moved and _move_all(hierarchy.base, core)):
+                log.warn(f"{hierarchy.base}: some process of this VM cannot be moved to a group of its own")
         for place in (hierarchy.base, group):
             for controller in WANTED:
                 if controller in hierarchy.controllers:
@@ -139,13 +140,28 @@ def _processes(group: str) -> list[int]:
     return [int(word) for word in read(os.path.join(group, "cgroup.procs")).split()]
 
 
+def _move_all(group: str, target: str) -> bool:
+    """Move every process; those that are forked or end meanwhile, as the spawner's do, make it look again."""
+    for _ in range(MOVE_ROUNDS):
+        pids = _processes(group)
+        if not pids:
+            return True
+        for pid in pids:
+            write(os.path.join(target, "cgroup.procs"), str(pid))
+    return False
+
+
 def _all_ours(group: str) -> bool:
     """Whether nobody but this process and its descendants is in a group."""
     return all(_is_ours(pid) for pid in _processes(group))
 
 
 def _is_ours(pid: int) -> bool:
-    while pid > 1 and pid != os.getpid():
-        fields = [line.split() for line in read(f"/proc/{pid}/status").splitlines() if line.startswith("PPid:")]
-        pid = int(fields[0][1]) if fields else 0
-    return pid == os.getpid()
+    """Whether it descends from us, or has ended meanwhile. When an ancestor ends, its children have another parent."""
+    ancestor = pid
+    while ancestor > 1 and ancestor != os.getpid():
+        fields = [line.split() for line in read(f"/proc/{ancestor}/status").splitlines() if line.startswith("PPid:")]
+        if not fields and ancestor == pid:
+            return True
+        ancestor = int(fields[0][1]) if fields else pid
+    return ancestor == os.getpid()

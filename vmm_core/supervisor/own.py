@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vmm_core.vhost.device import VhostUserDevice
     from vmm_core.vm import Vm
 
-    Start = Callable[[Callable[[BackendProcess], None], bool], tuple[BackendProcess, int]]
+    Start = Callable[[Callable[[BackendProcess], None], bool, str], tuple[BackendProcess, int]]
     Report = Callable[[int, str], None]
 
 SIGKILL = 9
@@ -30,8 +30,8 @@ END_LIMIT = 0.1  # seconds for a process without session to end by itself, so th
 
 
 class OwnGuard(Guard):
-    """`start_process(on_end, renewed)` asks for a process and returns it with our end of its socket, at once; a renewed
-    one loads its code from disk instead of getting it by fork.
+    """`start_process(on_end, renewed, command)` asks for a process and returns it with our end of its socket, at once;
+    a renewed one loads its code from disk instead of getting it by fork, from the installation of `command` if given.
 
     A successor gets the rings only when its predecessor is dead: two must never work on the same requests.
     """
@@ -40,6 +40,7 @@ class OwnGuard(Guard):
         super().__init__(vm, name, front, policy)
         self.process: BackendProcess | None = None
         self._start_process = start_process
+        self._command = ""
         self._renewed = False  # once upgraded, successors are to be of the new code, too
         self._newcomer: BackendProcess | None = None  # during an upgrade
         self._lost_because = ""  # what the device had against it, if it did not just end
@@ -49,13 +50,13 @@ class OwnGuard(Guard):
         if self._dropped:
             return  # the last of them to end calls again
         again = self.state == RESTARTING
-        self.process, sock = self._begin(self._renewed)
+        self.process, sock = self._begin(self._renewed, self._command)
         self.front.attach(sock)
         if again:
             self._bring_up()
 
-    def _begin(self, renewed: bool) -> tuple[BackendProcess, int]:
-        process, sock = self._start_process(self._ended, renewed)
+    def _begin(self, renewed: bool, command: str) -> tuple[BackendProcess, int]:
+        process, sock = self._start_process(self._ended, renewed, command)
         process.control.on_broken = lambda reason: self._misbehaved(process, reason)
         return process, sock
 
@@ -73,7 +74,7 @@ class OwnGuard(Guard):
             command, arguments, lambda answer, reason: done(answer, "" if reason == control.GONE else reason)
         )
 
-    def upgrade(self, done: Report) -> None:
+    def upgrade(self, done: Report, command: str = "") -> None:
         """Start a process of the code on disk beside the present one, and hand the device over to it.
 
         `done(blackout in microseconds, reason)` follows, with a reason if the old process serves on. VmmError when the
@@ -81,27 +82,27 @@ class OwnGuard(Guard):
         """
         if self.state == RESTARTING or self._newcomer is not None or not self.pid:
             raise VmmError(f"the backend of {self.name} does not serve at the moment (it is {self.shown_state})")
-        newcomer, sock = self._begin(True)
+        newcomer, sock = self._begin(True, command)
         self._newcomer = newcomer
-        start_new_thread(self._hand_over, (newcomer, sock, done))
+        start_new_thread(self._hand_over, (newcomer, sock, command, done))
 
-    def _hand_over(self, newcomer: BackendProcess, sock: int, done: Report) -> None:
+    def _hand_over(self, newcomer: BackendProcess, sock: int, command: str, done: Report) -> None:
         """On a thread of its own: this waits for the new process to load, and for requests of the old one to finish."""
         blackout, failure = 0, ""
         try:
             blackout = self.front.replace(sock, lambda: self._relieve(newcomer))
         except (WireError, VmmError) as error:
             failure = str(error)
-        self._loop.call_soon(lambda: self._handed_over(newcomer, blackout, failure, done))
+        self._loop.call_soon(lambda: self._handed_over(newcomer, command, blackout, failure, done))
 
-    def _handed_over(self, newcomer: BackendProcess, blackout: int, failure: str, done: Report) -> None:
+    def _handed_over(self, newcomer: BackendProcess, command: str, blackout: int, failure: str, done: Report) -> None:
         self._newcomer = None
         if failure:
             said = newcomer.last_lines[-1] if newcomer.last_lines else ""
             kill(newcomer)
             done(0, f"{failure}{f' (it said: {said})' if said else ''}; the old backend serves on")
             return
-        self._renewed = True
+        self._renewed, self._command = True, command
         self.last_blackout = blackout
         log.info(f"{self.name}: its backend was replaced by pid {newcomer.pid} within {blackout / 1000:.1f} ms")
         self._emit("BACKEND_UPGRADED", {"pid": newcomer.pid, "blackout": blackout})

@@ -83,8 +83,10 @@ class Spawner:
         on_end: Callable[[BackendProcess], None],
         renewed: bool = False,
         strict: bool = False,
+        command: str = "",
     ) -> BackendProcess:
-        """Ask for a backend; returns at once. `fds` stay the caller's. `renewed`: with its code loaded from disk.
+        """Ask for a backend; returns at once. `fds` stay the caller's. `renewed`: with its code loaded from disk, by
+        the Python `command` of another installation if there is one.
         `strict`: with the whole sandbox or not at all.
 
         `on_end` is called once, when it has ended or could not be started; never before this returns.
@@ -96,7 +98,7 @@ class Spawner:
         ends = backend.take_ends()
         all_fds = {**fds, **ends}
         message: Message = {"op": "start", "id": identity, "kind": kind, "name": name, "seccomp": seccomp}
-        message.update({"renewed": renewed, "strict": strict})
+        message.update({"renewed": renewed, "strict": strict, "command": command})
         message.update({f"fd.{what}": index for index, what in enumerate(all_fds)})
         message.update({f"option.{key}": value for key, value in options.items()})
         try:
