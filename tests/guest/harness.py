@@ -13,6 +13,7 @@ from types import TracebackType
 from tests.deadlines import Deadline
 from tests.guest.console import Console
 from tests.guest.qmp_client import QmpClient
+from tools.bench.machines import QEMU_PROCESSOR
 from tools.paths import GUEST, STRATOVIRT
 
 READY = "^STRATOCELL ready$"
@@ -66,8 +67,8 @@ class Plan:
     def qemu(self) -> list[str]:
         """The same VM as QEMU's microvm: the reference for the harness itself, and the peer of benchmarks."""
         accelerator = "tcg" if self.accelerator in ("auto", "tcg") else self.accelerator
-        processor = "max,-la57" if accelerator == "tcg" else "host"
-        command = ["qemu-system-x86_64", "-M", "microvm,acpi=on,rtc=on", "-accel", accelerator, "-cpu", processor]
+        command = ["qemu-system-x86_64", "-M", "microvm,acpi=on,rtc=on", "-accel", accelerator]
+        command += ["-cpu", QEMU_PROCESSOR[accelerator]]
         command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         command += ["-m", self.memory, "-smp", str(self.cpus)]
         command += ["-kernel", str(self.kernel), "-initrd", str(GUEST / "initramfs.cpio")]

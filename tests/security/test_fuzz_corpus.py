@@ -18,7 +18,8 @@ pytestmark = [
 
 
 def replay(program: Path, name: str) -> subprocess.CompletedProcess[bytes]:
-    command = [str(program), "-runs=0", str(fuzz.corpus(name))]
+    artifacts = f"-artifact_prefix={program.parent}/"  # else a crash leaves its input in the current directory
+    command = [str(program), "-runs=0", artifacts, str(fuzz.corpus(name))]
     return subprocess.run(command, capture_output=True, timeout=120, check=False)
 
 

@@ -22,6 +22,8 @@ SCALE = float(os.environ.get("STRATOCELL_TIME_SCALE", "1"))
 
 MEMORY = 128  # MiB
 LIMIT, PEER_LIMIT, PEER_ATTEMPTS = 20.0 * SCALE, 8.0 * SCALE, 6
+# With arch-capabilities QEMU 7.2 sets an Intel register on AMD too, and aborts where KVM does not have it.
+QEMU_PROCESSOR = {"tcg": "max,-la57", "kvm": "host,-arch-capabilities"}
 APPEND = "console=ttyS0 root=/dev/vda rw reboot=k panic=1 quiet"
 
 
@@ -46,10 +48,10 @@ class Machines:
 
     def qemu(self, kernel: list[str]) -> list[str]:
         disk, qmp = self._disk("qemu"), self.directory / "qemu.qmp"
-        processor = "max,-la57" if self.accelerator == "tcg" else "host"
         return [
             *("qemu-system-x86_64", "-M", "microvm,acpi=on,rtc=on,memory-backend=ram", "-accel", self.accelerator),
-            *("-object", f"memory-backend-memfd,id=ram,size={MEMORY}M,share=on", "-m", f"{MEMORY}M", "-cpu", processor),
+            *("-object", f"memory-backend-memfd,id=ram,size={MEMORY}M,share=on", "-m", f"{MEMORY}M"),
+            *("-cpu", QEMU_PROCESSOR[self.accelerator]),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *kernel),
             *("-drive", f"file={disk},id=rootfs,if=none,format=raw,aio=io_uring"),
             *("-device", "virtio-blk-device,drive=rootfs", "-qmp", f"unix:{qmp},server=on,wait=off"),

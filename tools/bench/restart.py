@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from tools.bench.machines import APPEND, LIMIT, MEMORY, Machines, Started
+from tools.bench.machines import APPEND, LIMIT, MEMORY, QEMU_PROCESSOR, Machines, Started
 from tools.bench.sockets import wait_until_listening
 from tools.bench.table import Row, median
 from tools.paths import GUEST
@@ -112,14 +112,13 @@ def daemon_command(socket_path: Path, disk: Path) -> list[str]:
 
 
 def qemu(directory: Path, socket_path: Path, accelerator: str) -> list[str]:
-    """Its vhost-user-blk needs PCI, so a q35; `max,-la57` and its software CPU, as everywhere here."""
+    """Its vhost-user-blk needs PCI, so a q35."""
     root = directory / "peer.ext4"
     if not root.exists():
         shutil.copyfile(GUEST / "root.ext4", root)
-    processor = "max,-la57" if accelerator == "tcg" else "host"
     return [
         *("qemu-system-x86_64", "-M", "q35,memory-backend=ram", "-accel", accelerator),
-        *("-cpu", processor, "-m", f"{MEMORY}M"),
+        *("-cpu", QEMU_PROCESSOR[accelerator], "-m", f"{MEMORY}M"),
         *("-object", f"memory-backend-memfd,id=ram,size={MEMORY}M,share=on"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
         *("-kernel", str(GUEST / "vmlinuz"), "-initrd", str(GUEST / "initramfs.cpio")),
