@@ -44,7 +44,7 @@ chaos: setup-test  ## kill and hang a disk's backend under load, 4 x KILLS=500 t
 picture: setup-test  ## record docs/kill.svg: what kill -9 does to a disk under load
 	@$(PY) -m tools.picture
 
-fuzz: setup-test  ## guests' memory against the ring and disk code under ASan and UBSan, SECONDS=600 each
+fuzz: setup-test  ## guests' memory against ring and disk code (ASan, UBSan), sessions of any order, SECONDS=600 each
 	@$(PY) -m tools.fuzz --seconds $(SECONDS)
 
 bench: setup-test  ## the table of ratios against QEMU and qemu-storage-daemon

@@ -1,14 +1,17 @@
-"""`python -m tools.fuzz [--seconds N] [ring|blk ...]`: libFuzzer, ASan and UBSan on the C code that reads guest memory.
+"""`python -m tools.fuzz [--seconds N] [ring|blk|sessions ...]`: hostile guests and hostile front-ends, for long.
 
-What it finds that is new joins the corpus in `tests/fuzz/corpus`, at its smallest.
+`ring` and `blk` are libFuzzer, ASan and UBSan on the C code that reads guest memory; what they find that is new joins
+the corpus in `tests/fuzz/corpus`, at its smallest. `sessions` is the state machine of vhost-user sessions.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from tools.paths import ROOT
@@ -16,6 +19,9 @@ from tools.paths import ROOT
 HARNESSES = ROOT / "tests" / "fuzz"
 BUILD = ROOT / "build" / "fuzz"
 NAMES = ("ring", "blk")
+SESSIONS = "sessions"
+STATE_MACHINE = ROOT / "tests" / "wire" / "test_session_machine.py"
+EXAMPLES = 500  # sessions of one run of the state machine
 LONGEST = 4096  # bytes of an input
 RING = ("guest_memory", "virtqueue", "virtqueue_split", "virtqueue_packed", "inflight")
 DISK = ("blk", "worker", "request", "execute", "throttle", "engine_uring", "engine_aio", "engine_sync")
@@ -63,15 +69,29 @@ def fuzz(name: str, seconds: int) -> int:
     return status
 
 
+def fuzz_sessions(seconds: int) -> int:
+    """The state machine again and again with other random choices; the status of the first run that failed."""
+    anew = "--hypothesis-profile=default"  # the one for CI makes the same choices each time
+    command = [sys.executable, "-m", "pytest", "-q", "--timeout=600", anew, str(STATE_MACHINE)]
+    environment = {**os.environ, "STRATOCELL_SESSION_EXAMPLES": str(EXAMPLES)}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        if status:
+            return status
+    return 0
+
+
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=int, default=600, help="for each harness")
-    parser.add_argument("names", nargs="*", metavar="|".join(NAMES))
+    parser.add_argument("names", nargs="*", metavar="|".join((*NAMES, SESSIONS)))
     options = parser.parse_args(words)
     for name in options.names:
-        if name not in NAMES:
-            parser.error(f"there is no harness {name!r}; there are {', '.join(NAMES)}")
-    return max([fuzz(name, options.seconds) for name in options.names or NAMES], default=0)
+        if name not in (*NAMES, SESSIONS):
+            parser.error(f"there is no harness {name!r}; there are {', '.join((*NAMES, SESSIONS))}")
+    names = options.names or (*NAMES, SESSIONS)
+    return max(fuzz_sessions(options.seconds) if name == SESSIONS else fuzz(name, options.seconds) for name in names)
 
 
 if __name__ == "__main__":

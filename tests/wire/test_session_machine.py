@@ -1,6 +1,6 @@
 """Sessions of any order: what a backend has mapped, started and enabled is what the front-end was told, at any moment.
 
-Long form: STRATOCELL_SESSION_EXAMPLES=20000 (about ten minutes).
+Long form: `python -m tools.fuzz --seconds 600 sessions`.
 """
 
 from __future__ import annotations
