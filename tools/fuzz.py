@@ -29,6 +29,7 @@ FLAGS = (
     *("-g", "-O1", "-std=gnu11", "-D_GNU_SOURCE", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"),
     *("-fno-sanitize=alignment", "-Wno-deprecated"),  # guests choose where their structures lie, and x86 does not mind
 )  # fmt: skip
+LIBRARIES = ("-Wl,--wrap=write", "-luring", "-lpthread", "-lm")  # the first: see tests/fuzz/guest.h
 
 
 def sources(name: str) -> list[str]:
@@ -44,7 +45,7 @@ def build(name: str, *, directory: Path = BUILD, instead: dict[str, Path] | None
     program = directory / name
     includes = [f"-I{ROOT / 'backends' / each}" for each in ("runtime", "blk")]
     files = [str((instead or {}).get(Path(file).name, file)) for file in sources(name)]
-    command = ["clang", *FLAGS, *includes, *files, "-o", str(program), "-luring", "-lpthread", "-lm"]
+    command = ["clang", *FLAGS, *includes, *files, "-o", str(program), *LIBRARIES]
     subprocess.run(command, check=True)
     return program
 

@@ -23,6 +23,15 @@
 #define DEVICE 0x2000u
 #define USER 0x7f0000000000ull
 
+ssize_t __real_write(int fd, const void *data, size_t size);
+ssize_t __wrap_write(int fd, const void *data, size_t size);
+
+/* The linker's --wrap. A ring that breaks says so on standard error: nobody wants that of a million inputs. */
+ssize_t __wrap_write(int fd, const void *data, size_t size)
+{
+    return fd == STDERR_FILENO ? (ssize_t)size : __real_write(fd, data, size);
+}
+
 struct guest {
     struct sc_memory memory;
     uint8_t *low, *high;
