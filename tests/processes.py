@@ -64,6 +64,12 @@ class RawQmp:
         self.socket.close()
 
 
+def refusal(answer: Message) -> str:
+    """Why a command was refused."""
+    assert answer["error"]["class"] == "GenericError", answer
+    return str(answer["error"]["desc"])
+
+
 def connect(path: Path) -> RawQmp:
     """Connect and take the greeting; the socket may not be there yet."""
     deadline = Deadline(LIMIT)

@@ -1,4 +1,4 @@
-"""Fixtures of the disk's device tests."""
+"""Fixtures of the device tests: disks without a VM, and the monitor of a module's own `machine`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from tests.wire.raw_frontend import MIB
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.processes import RawQmp, TestMachine
+
+
+@pytest.fixture
+def qmp(machine: TestMachine) -> Iterator[RawQmp]:
+    """A client of the monitor that hears of events."""
+    client = machine.qmp()
+    assert client.value("qmp_capabilities") == {}
+    yield client
+    client.close()
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
-from tests.processes import RawQmp, TestMachine
+from tests.processes import RawQmp, TestMachine, refusal
 from vmm_core.devices import acpi_pm, reset_port
 from vmm_core.machine.microvm import PM_PORT, SCI_GSI
 from vmm_core.qmp.version import VERSION
@@ -25,18 +24,6 @@ def machine(tmp_path: Path) -> Iterator[TestMachine]:
     machine = TestMachine(tmp_path, "-serial", "pty", "-object", "iothread,id=io1", *TOPOLOGY)
     yield machine
     machine.close()
-
-
-@pytest.fixture
-def qmp(machine: TestMachine) -> Iterator[RawQmp]:
-    client = machine.qmp()
-    yield client
-    client.close()
-
-
-def refusal(answer: dict[str, Any]) -> str:
-    assert answer["error"]["class"] == "GenericError", answer
-    return str(answer["error"]["desc"])
 
 
 def test_the_greeting_is_stratovirts(machine: TestMachine) -> None:

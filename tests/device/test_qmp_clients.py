@@ -96,6 +96,7 @@ def test_events_to_a_client_that_does_not_read_are_bounded(machine: TestMachine)
     client = machine.qmp()
     client.send(b'{"execute":"stop"}{"execute":"cont"}' * 2000)
     machine.drive("inb 0x3fd")
+    assert client.message() == {"return": {}}
     assert client.message()["event"] == "STOP"
     client.close()
     watcher = machine.qmp()
@@ -137,30 +138,47 @@ def test_the_second_client_is_served_when_the_first_has_gone(machine: TestMachin
     second.close()
 
 
-def test_events_wait_for_the_next_client(machine: TestMachine) -> None:
-    client = machine.qmp()
-    client.send(b'{"execute":"stop"}')
-    client.message()
-    client.message()
-    client.close()
-    client = machine.qmp()
-    client.send(b'{"execute":"cont"}')
-    assert client.message()["event"] == "RESUME"
-    client.close()
-
-
-def test_two_monitors_hear_of_every_event(tmp_path: Path) -> None:
-    second_path = tmp_path / "mon.sock"
-    chardev = f"socket,id=m,path={second_path},server,nowait"
+@pytest.fixture
+def two_monitors(tmp_path: Path) -> Iterator[TestMachine]:
+    """The second one is at `other_monitor`."""
+    chardev = f"socket,id=m,path={other_monitor(tmp_path)},server,nowait"
     machine = TestMachine(tmp_path, "-serial", "pty", "-chardev", chardev, "-mon", "chardev=m,mode=control")
-    first, second = machine.qmp(), connect(second_path)
+    yield machine
+    machine.close()
+
+
+def other_monitor(directory: Path) -> Path:
+    return directory / "mon.sock"
+
+
+def test_events_wait_for_a_client_that_says_something(two_monitors: TestMachine) -> None:
+    """A library that has sent `qmp_capabilities` takes whatever comes next for the answer."""
+    other = connect(other_monitor(two_monitors.directory))
+    assert other.value("stop") == {}
+    two_monitors.qmp().close()  # a look whether anybody is there takes no event away
+    client = two_monitors.qmp()
+    assert other.ask("cont")["event"] == "STOP"
+    assert [other.message() for _ in range(2)][1] == {"return": {}}
+    assert not select.select([client.socket], [], [], 0)[0]
+    client.send(b'{"execute":"qmp_capabilities"}{"execute":"query-status"}')
+    assert client.message() == {"return": {}}
+    assert [client.message()["event"] for _ in range(2)] == ["STOP", "RESUME"]
+    assert client.message()["return"]["running"] is True
+    client.close()
+    other.close()
+
+
+def test_two_monitors_hear_of_every_event(two_monitors: TestMachine) -> None:
+    first, second = two_monitors.qmp(), connect(other_monitor(two_monitors.directory))
+    for client in (first, second):
+        client.value("qmp_capabilities")
     assert first.ask("stop")["event"] == "STOP"
     assert second.message()["event"] == "STOP"
     second.send(b'{"execute":"quit"}')
     assert [second.message() for _ in range(2)][1]["event"] == "SHUTDOWN"
     assert [first.message() for _ in range(2)][1]["event"] == "SHUTDOWN"
-    assert machine.wait()[0] == 0
-    assert not second_path.exists()
+    assert two_monitors.wait()[0] == 0
+    assert not other_monitor(two_monitors.directory).exists()
     first.close()
     second.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import RawQmp, TestMachine
+from tests.processes import RawQmp, TestMachine, refusal
 
 
 @pytest.fixture
@@ -20,18 +20,6 @@ def machine(tmp_path: Path) -> Iterator[TestMachine]:
     machine = TestMachine(tmp_path, "-serial", "pty")
     yield machine
     machine.close()
-
-
-@pytest.fixture
-def qmp(machine: TestMachine) -> Iterator[RawQmp]:
-    client = machine.qmp()
-    yield client
-    client.close()
-
-
-def refusal(answer: dict[str, Any]) -> str:
-    assert answer["error"]["class"] == "GenericError", answer
-    return str(answer["error"]["desc"])
 
 
 def test_commands_sent_together_are_answered_in_order_with_their_ids(qmp: RawQmp) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from tools.paths import ROOT
 from vmm_core.qmp import commands as _commands  # noqa: F401  (registers them)
 from vmm_core.qmp.client import MAX_BACKLOG, MAX_FDS
-from vmm_core.qmp.monitor import MAX_PENDING
+from vmm_core.qmp.monitor import MAX_UNHEARD
 from vmm_core.qmp.registry import COMMANDS
 from vmm_core.qmp.schema import EVENTS
 from vmm_core.qmp.stream import MAX_DEPTH, MAX_MESSAGE
@@ -45,4 +45,4 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"at {MAX_BACKLOG >> 12} KiB its further commands wait, at {MAX_BACKLOG >> 20} MiB it is disconnected" in limits
     )
     assert f"{MAX_FDS} with one command" in limits
-    assert f"Up to {MAX_PENDING} wait" in TEXT
+    assert f"Up to {MAX_UNHEARD} wait" in TEXT

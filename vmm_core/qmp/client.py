@@ -14,11 +14,12 @@ from vmm_core import log
 from vmm_core.errors import VmmError, describe
 from vmm_core.loop import READ, WRITE
 from vmm_core.qmp.errors import QmpError
+from vmm_core.qmp.monitor import MAX_UNHEARD
 from vmm_core.qmp.registry import Context, Deferred, execute
 from vmm_core.qmp.stream import JsonStream, StreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from vmm_core.vm import Vm
 
@@ -30,9 +31,15 @@ ENVELOPE_KEYS = {"execute", "arguments", "id"}
 
 
 class Client:
-    """Serves a connected socket until it closes, floods, or stops reading for too long; then calls `on_gone`."""
+    """Serves a connected socket until it closes, floods, or stops reading for too long; then calls `on_gone`.
 
-    def __init__(self, sock: socket.socket, vm: Vm, on_gone: Callable[[], None]) -> None:
+    `held` are events from before it came. It hears no event before the answer to its first command, which is how
+    libraries know that they may stop waiting for the capabilities.
+    """
+
+    def __init__(
+        self, sock: socket.socket, vm: Vm, held: Iterable[dict[str, Any]], on_gone: Callable[[], None]
+    ) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._vm = vm
@@ -41,6 +48,8 @@ class Client:
         self._output = bytearray()
         self._commands: deque[bytes] = deque()  # complete, waiting for room for their answers
         self._fds: list[int] = []
+        self.held = deque(held, MAX_UNHEARD)
+        self._introduced = False  # a command of its has been answered
         self._open = True
         self._ended = False  # it sends nothing more, but may still read
         self._awaits = False  # the answer to a command
@@ -56,6 +65,13 @@ class Client:
         if len(self._output) > MAX_BACKLOG:
             log.warn(f"QMP: a client left {len(self._output)} bytes unread and is disconnected")
             self.close()
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Let it know of an event, now or as soon as it has introduced itself."""
+        if self._introduced:
+            self.send(event)
+        else:
+            self.held.append(event)
 
     def take_fd(self) -> int:
         """The last descriptor that came with the commands so far (`getfd`); QmpError when there is none."""
@@ -110,7 +126,7 @@ class Client:
             if not self._commands and self._stream.is_empty:
                 self._drop_fds()  # those that no getfd has asked for
             if answer is not None:
-                self.send(answer)
+                self._reply(answer)
         if not self._open:
             return
         if self._ended and not self._commands and not self._output and not self._awaits:
@@ -118,12 +134,18 @@ class Client:
         else:
             self._watch()
 
+    def _reply(self, answer: dict[str, Any]) -> None:
+        self.send(answer)
+        self._introduced = True
+        while self._open and self.held:
+            self.send(self.held.popleft())
+
     def _wait_for(self, deferred: Deferred, envelope: dict[str, Any]) -> None:
         self._awaits = True
 
         def answer(result: object) -> None:
             self._awaits = False
-            self.send((_error(result) if isinstance(result, QmpError) else {"return": result}) | envelope)
+            self._reply((_error(result) if isinstance(result, QmpError) else {"return": result}) | envelope)
             if self._open:
                 self._work()
 

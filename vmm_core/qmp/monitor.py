@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vmm_core.qmp.client import Client
     from vmm_core.vm import Vm
 
-MAX_PENDING = 50  # events kept while nobody is connected; the oldest go first
+MAX_UNHEARD = 50  # events kept while nobody listens; the oldest go first
 
 
 class Monitor:
@@ -34,7 +34,7 @@ class Monitor:
         self._vm = vm
         self._clients: list[Client] = []
         self._max_clients = max_clients
-        self._pending: list[dict[str, Any]] = []
+        self._unheard: list[dict[str, Any]] = []  # events while nobody is connected
         vm.subscribe(self._event)
         self._listen()
 
@@ -61,15 +61,12 @@ class Monitor:
         from vmm_core.qmp.client import Client
         from vmm_core.qmp.version import VERSION
 
-        client = Client(sock, self._vm, lambda: self._client_gone(client))
+        unheard, self._unheard = self._unheard, []
+        client = Client(sock, self._vm, unheard, lambda: self._client_gone(client))
         self._clients.append(client)
         if len(self._clients) >= self._max_clients:
             self._vm.loop.remove(listener.fileno())
         client.send({"QMP": {"version": VERSION, "capabilities": []}})
-        pending, self._pending = self._pending, []
-        for event in pending:
-            if client in self._clients:
-                client.send(event)
 
     def _prepare(self) -> socket.socket:
         """Import what serving takes, which registers the commands; returns the listener as one that can accept."""
@@ -84,6 +81,8 @@ class Monitor:
 
     def _client_gone(self, client: Client) -> None:
         self._clients.remove(client)
+        if not self._clients:
+            self._unheard = list(client.held)
         self._listen()
 
     def _listen(self) -> None:
@@ -98,6 +97,6 @@ class Monitor:
         event = {"event": name, "data": data, "timestamp": stamp}
         clients = list(self._clients)
         for client in clients:
-            client.send(event)
+            client.tell(event)
         if not clients:
-            self._pending = [*self._pending[1 - MAX_PENDING :], event]
+            self._unheard = [*self._unheard[1 - MAX_UNHEARD :], event]
