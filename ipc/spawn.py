@@ -3,7 +3,7 @@
 | from | `op` | fields | descriptors |
 |---|---|---|---|
 | core | `start` | id, kind, name, seccomp, renewed, strict, command, `fd.NAME` (its index), `option.NAME` | as named |
-| spawner | `ready` | pid, generation (how many spawners there have been) | the keeper's pidfd, when it is 0 |
+| spawner | `ready` | pid, generation (how many spawners there have been) | the keeper's pidfd and its own |
 | spawner | `started` | id, pid (in the backends' namespace) | a pidfd |
 | spawner | `failed` | id, reason | |
 | spawner | `confined` | id, landlock (its ABI version), `missing.N`: what of the sandbox could not be had | |

@@ -127,7 +127,10 @@ class TestMachine:
         raise AssertionError(f"the VM did not come up: {said!r}")
 
     def qmp(self) -> RawQmp:
-        return connect(self.qmp_path)
+        """A client that hears of events."""
+        client = connect(self.qmp_path)
+        assert client.value("qmp_capabilities") == {}
+        return client
 
     def drive(self, request: str) -> str:
         """One request of the `-mod-test` protocol; returns its answer's value."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import select
 import signal
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from backends.runtime._sandbox import lib
+from backends.runtime.births import Births
 from ipc import spawn
 from ipc.confine._seccomp import lib as processes
 from ipc.errors import WireError
@@ -21,8 +21,6 @@ from ipc.errors import WireError
 if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Callable
-
-DEATHS, WINDOW = 5, 10.0  # so many spawners dead in so many seconds: there is something that another will not cure
 
 
 class Keeper:
@@ -34,7 +32,7 @@ class Keeper:
         self._spawner = spawner
         self._spawner_pid = 0
         self._generation = 0
-        self._births: list[float] = []
+        self._births = Births()
         self._wake, self._waker = os.pipe()
 
     def run(self) -> None:
@@ -58,10 +56,8 @@ class Keeper:
         self._reap()
         if self._spawner_pid:
             return True
-        self._births = [birth for birth in self._births if birth > monotonic() - WINDOW]
-        if len(self._births) >= DEATHS:
+        if not self._births.another():
             return False
-        self._births.append(monotonic())
         self._fork_spawner()
         return True
 

@@ -33,6 +33,8 @@ int sc_undumpable(void);
 int sc_keep_descriptors(const int32_t *fds, uint32_t count);
 /* SIGKILL this process when the last writer of the pipe behind `fd` is gone; -EPIPE if that has happened already. */
 int sc_lifeline(int fd);
+/* The same for all processes of this one's group. */
+int sc_group_lifeline(int fd);
 /* Handle everything Landlock knows and allow nothing. Returns the ABI version in force. Before any thread is made. */
 int sc_landlock(void);
 

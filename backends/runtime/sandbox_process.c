@@ -97,17 +97,26 @@ int sc_keep_descriptors(const int32_t *fds, uint32_t count)
     return close_span(next, UINT32_MAX);
 }
 
-int sc_lifeline(int fd)
+static int kill_at_hang_up(int fd, struct f_owner_ex owner)
 {
     struct pollfd poller = {.fd = fd, .events = POLLIN};
-    /* A thread's id would do only as long as that thread lives: name the whole process. */
-    struct f_owner_ex owner = {.type = F_OWNER_PID, .pid = getpid()};
     if (fcntl(fd, F_SETOWN_EX, &owner) || fcntl(fd, F_SETSIG, SIGKILL) || fcntl(fd, F_SETFL, O_ASYNC | O_NONBLOCK))
         return -errno;
     /* A hang-up before O_ASYNC was set raised no signal. */
     if (poll(&poller, 1, 0) > 0 && poller.revents & (POLLHUP | POLLERR | POLLNVAL))
         return -EPIPE;
     return 0;
+}
+
+int sc_lifeline(int fd)
+{
+    /* A thread's id would do only as long as that thread lives: name the whole process. */
+    return kill_at_hang_up(fd, (struct f_owner_ex){.type = F_OWNER_PID, .pid = getpid()});
+}
+
+int sc_group_lifeline(int fd)
+{
+    return kill_at_hang_up(fd, (struct f_owner_ex){.type = F_OWNER_PGRP, .pid = getpgrp()});
 }
 
 /* Not from <linux/landlock.h>: Debian 12's ends at ABI 2. The kernel takes a longer structure if what it does not know

@@ -1,25 +1,20 @@
-"""The warm process that backends are forked from, a program of its own: nothing of the core's memory is in it.
+"""The process that backends are forked from, out of warm pages, when the core asks for them.
 
-`main` imports every backend's code and then forks the *keeper*, the first process of the backends' PID namespace
-(`backends/runtime/keeper.py`); the keeper forks the spawner proper, which is this module's `Spawner`. So the spawner's
-death costs no backend anything, and the keeper makes a new one out of warm pages: the core need not start a program.
-
-The spawner is single-threaded and has one job, which makes it a fork server: each backend is a `multiprocess` Process
-of the fork context.
+It is the keeper's child (`backends/runtime/keeper.py`) and not the first process of the backends' namespace: so its
+death costs none of them anything, and the keeper forks a new one. It is single-threaded and has one job, which makes it
+a fork server: each backend is a `multiprocess` Process of the fork context.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import select
 import sys
-from _socket import socket
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backends.runtime import keeper, life, rebirth, sandbox
+from backends.runtime import life, rebirth
 from ipc import spawn
 from ipc.confine import seccomp
 from ipc.confine.policy import PolicyError
@@ -27,30 +22,11 @@ from ipc.errors import PeerClosed
 from ipc.fds import close_all
 
 if TYPE_CHECKING:
+    from _socket import socket
+
     from ipc.spawn import Message
 
 REPORT_LIMIT = 4096  # bytes of what a new backend says about its sandbox
-
-
-POLICY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spawner.policy")
-
-
-def main(control: int, lifeline: int, kinds: list[str], filtered: bool) -> int:
-    """Preload `kinds`, then leave the keeper behind and return. `control` is the socket to the core.
-
-    `filtered`: with `spawner.policy` in force, for the keeper and all that comes of it.
-    """
-    loaded = {kind: load(kind) for kind in kinds}
-    process_class = fork_process_class()
-    gc.collect()
-    gc.freeze()
-    missing = sandbox.share_namespaces()
-    if filtered:
-        seccomp.compile_policy(POLICY).load()
-    if os.fork() == 0:
-        sock = socket(fileno=control)
-        keeper.Keeper(sock, lifeline, lambda: Spawner(sock, loaded, process_class, missing).run()).run()
-    return 0
 
 
 class Kind(NamedTuple):

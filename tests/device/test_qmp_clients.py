@@ -96,7 +96,6 @@ def test_events_to_a_client_that_does_not_read_are_bounded(machine: TestMachine)
     client = machine.qmp()
     client.send(b'{"execute":"stop"}{"execute":"cont"}' * 2000)
     machine.drive("inb 0x3fd")
-    assert client.message() == {"return": {}}
     assert client.message()["event"] == "STOP"
     client.close()
     watcher = machine.qmp()
@@ -155,8 +154,8 @@ def test_events_wait_for_a_client_that_says_something(two_monitors: TestMachine)
     """A library that has sent `qmp_capabilities` takes whatever comes next for the answer."""
     other = connect(other_monitor(two_monitors.directory))
     assert other.value("stop") == {}
-    two_monitors.qmp().close()  # a look whether anybody is there takes no event away
-    client = two_monitors.qmp()
+    connect(two_monitors.qmp_path).close()  # a look whether anybody is there takes no event away
+    client = connect(two_monitors.qmp_path)
     assert other.ask("cont")["event"] == "STOP"
     assert [other.message() for _ in range(2)][1] == {"return": {}}
     assert not select.select([client.socket], [], [], 0)[0]
@@ -170,8 +169,7 @@ def test_events_wait_for_a_client_that_says_something(two_monitors: TestMachine)
 
 def test_two_monitors_hear_of_every_event(two_monitors: TestMachine) -> None:
     first, second = two_monitors.qmp(), connect(other_monitor(two_monitors.directory))
-    for client in (first, second):
-        client.value("qmp_capabilities")
+    assert second.value("qmp_capabilities") == {}
     assert first.ask("stop")["event"] == "STOP"
     assert second.message()["event"] == "STOP"
     second.send(b'{"execute":"quit"}')

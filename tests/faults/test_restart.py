@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.deadlines import Deadline
+from tests.deadlines import SCALE, Deadline
 from tests.faults.test_backend_death import ROOT_DISK, SCRATCH, process_named
 from tests.guest.harness import Disk, Guest, Plan, empty_disk, start
 from tests.guest.qmp_client import QmpFailed
@@ -159,11 +159,26 @@ def test_a_backend_and_what_it_was_forked_from_may_die_together(two_disks: Plan)
         finish(guest)
 
 
+def test_the_death_of_the_first_process_of_all_backends_costs_every_disk_a_moment(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        work(guest, 4)
+        for number in range(1, 4):
+            guest.console.wait_for(f"^ROUND-{number}$", 60)
+            for disk in (ROOT_DISK, SCRATCH):
+                wait_for_process(guest, f"blk:{disk}")
+            process_named(guest, "keeper").send_signal(signal.SIGKILL)
+            back = [guest.qmp.wait_event("BACKEND_RESTARTED")["data"] for _ in range(2)]
+            assert {each["id"] for each in back} == {ROOT_DISK, SCRATCH}
+            assert max(each["blackout"] for each in back) < 1_000_000 * SCALE
+        finish(guest)
+
+
 def test_a_core_that_is_killed_leaves_no_process_and_no_socket_in_the_way(two_disks: Plan) -> None:
     with start(two_disks) as guest:
         guest.wait_ready()
         family = psutil.Process(guest.process.pid).children(recursive=True)
-        assert {process.name() for process in family} >= {"keeper", "spawner", f"blk:{SCRATCH}"}
+        assert {process.name() for process in family} >= {"zygote", "keeper", "spawner", f"blk:{SCRATCH}"}
         guest.process.send_signal(signal.SIGKILL)
         _gone, alive = psutil.wait_procs(family, timeout=1)
         assert [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []

@@ -20,7 +20,7 @@ DISK = "data"
 
 
 class Counted:
-    """What the core, the keeper and the spawner hold; the backend is another one each time."""
+    """What the core, zygote, keeper and spawner hold; the backend is another one each time."""
 
     def __init__(self, core: int) -> None:
         family = [psutil.Process(core), *psutil.Process(core).children(recursive=True)]

@@ -1,4 +1,4 @@
-"""A core in small: starts a spawner and backends, prints `spawner keeper backend…` process ids, and then just runs.
+"""A core in small: starts a spawner and backends, prints `zygote keeper spawner backend…` process ids, and just runs.
 
 `core_program.py COUNT`. Tests kill it.
 """
@@ -18,9 +18,9 @@ def main() -> None:
     cell.until(lambda: cell.spawner.pid > 0)
     if "spin" in sys.argv:
         peers[0].say("spin")
-    keeper = cell.spawner.keeper_pid
+    helpers = (cell.spawner.zygote_pid, cell.spawner.keeper_pid, cell.spawner.pid)
     missing = [line for peer in peers for line in peer.process.missing]
-    print(cell.spawner.pid, keeper, *(peer.process.pid for peer in peers), *missing, flush=True, sep="\t")
+    print(*helpers, *(peer.process.pid for peer in peers), *missing, flush=True, sep="\t")
     cell.loop.run()
 
 

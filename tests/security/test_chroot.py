@@ -31,8 +31,8 @@ def test_the_sandbox_is_whole_inside_a_chroot(tmp_path: Path) -> None:
     assert core.stderr is not None
     try:
         words = core.stdout.readline().rstrip("\n").split("\t")
-        assert len(words) == 3, (words, core.stderr.read() if len(words) < 3 else "")  # nothing is missing
-        assert os.listdir(f"/proc/{words[2]}/root") == []
+        assert len(words) == 4, (words, core.stderr.read() if len(words) < 4 else "")  # nothing is missing
+        assert os.listdir(f"/proc/{words[3]}/root") == []
     finally:
         core.kill()
         core.communicate()

@@ -28,8 +28,9 @@ class Core:
         )
         assert self.process.stdout is not None
         words = self.process.stdout.readline().split("\t")
-        self.spawner, self.keeper, *self.backends = (int(word) for word in words)
-        self.pidfds = {pid: os.pidfd_open(pid) for pid in (self.spawner, self.keeper, *self.backends)}
+        self.zygote, self.keeper, self.spawner, *self.backends = (int(word) for word in words)
+        everybody = (self.zygote, self.keeper, self.spawner, *self.backends)
+        self.pidfds = {pid: os.pidfd_open(pid) for pid in everybody}
 
     def kill(self) -> None:
         self.process.kill()
@@ -74,21 +75,23 @@ def test_a_spinning_backend_ends_with_the_core(core: Core) -> None:
     assert core.left() == []
 
 
-def test_backends_end_with_the_core_when_keeper_and_spawner_are_stuck(core: Core) -> None:
-    for pid in (core.keeper, core.spawner, core.backends[1]):
+def test_everybody_ends_with_the_core_when_everybody_is_stuck(core: Core) -> None:
+    """All but a stopped keeper: the first process of a namespace is safe from the signal of a lifeline."""
+    for pid in core.pidfds:
         os.kill(pid, signal.SIGSTOP)
     core.kill()
-    assert gone_within([core.pidfds[pid] for pid in core.backends], 1.0)  # by their own lifelines
+    assert gone_within([core.pidfds[pid] for pid in (core.zygote, core.spawner, *core.backends)], 1.0)
     os.kill(core.keeper, signal.SIGCONT)
     assert core.left() == []
 
 
-def test_backends_end_with_the_core_when_their_spawner_is_dead(core: Core) -> None:
-    os.kill(core.spawner, signal.SIGKILL)
+@pytest.mark.parametrize("helper", ["zygote", "spawner", "keeper"])
+def test_backends_end_with_the_core_when_a_helper_is_dead(core: Core, helper: str) -> None:
+    os.kill(getattr(core, helper), signal.SIGKILL)
     core.kill()
     assert core.left() == []
 
 
 def test_the_keepers_end_is_the_end_of_its_namespace(core: Core) -> None:
     os.kill(core.keeper, signal.SIGKILL)
-    assert core.left() == []
+    assert gone_within([core.pidfds[pid] for pid in (core.keeper, core.spawner, *core.backends)], 1.0)

@@ -7,6 +7,7 @@ import signal
 from time import monotonic
 
 from tests.security.cell import Cell, gone_within, open_descriptors
+from vmm_core.supervisor.backend import STATUS_LIMIT
 
 
 def test_a_backend_serves_and_its_sandbox_stands(cell: Cell) -> None:
@@ -84,6 +85,56 @@ def test_a_backend_that_outlived_its_spawner_still_tells_how_it_ended(cell: Cell
     assert peer.ended().exit_status == 5
 
 
+def test_the_keepers_death_is_told_at_once_and_costs_no_later_start(cell: Cell) -> None:
+    peers = [cell.ready(f"echo{index}") for index in range(2)]
+    cell.until(lambda: cell.spawner.keeper_pid > 0)
+    old = cell.spawner.keeper_pid
+    began = monotonic()
+    os.kill(old, signal.SIGKILL)
+    assert [peer.ended().end_reason for peer in peers] == ["was killed by SIGKILL"] * 2
+    assert cell.ready("third").ask("me too") == "me too"
+    assert monotonic() - began < STATUS_LIMIT, "somebody waited for a word that nobody was there to say"
+    assert cell.spawner.keeper_pid not in (0, old)
+
+
+def test_what_was_asked_of_a_dying_keeper_fails_or_is_done(cell: Cell) -> None:
+    """Whoever asked hears of it either way, and can ask again."""
+    cell.ready("first")
+    cell.until(lambda: cell.spawner.keeper_pid > 0)
+    os.kill(cell.spawner.keeper_pid, signal.SIGKILL)
+    peer = cell.start("second")
+    cell.until(lambda: bool(peer.process.end_reason) or peer.process.confined)
+    assert cell.ready("third").ask("and I") == "and I"
+
+
+def test_the_zygotes_death_costs_no_backend_and_no_later_start(cell: Cell) -> None:
+    peer = cell.ready("first")
+    cell.until(lambda: cell.spawner.keeper_pid > 0)
+    os.kill(cell.spawner.zygote_pid, signal.SIGKILL)
+    cell.until(lambda: cell.spawner.zygote_pid == 0)
+    assert peer.ask("still here") == "still here"
+    assert cell.ready("second").ask("me too") == "me too"
+
+
+def test_without_zygote_and_keeper_backends_fail_with_a_reason(cell: Cell) -> None:
+    peer = cell.ready("first")
+    cell.until(lambda: cell.spawner.keeper_pid > 0)
+    for pid in (cell.spawner.zygote_pid, cell.spawner.keeper_pid):
+        os.kill(pid, signal.SIGKILL)
+    assert peer.ended().end_reason == "was killed by SIGKILL"
+    cell.until(lambda: cell.spawner.zygote_pid == cell.spawner.keeper_pid == 0)
+    assert cell.start("second").ended().end_reason == "could not be started: there is no spawner"
+
+
+def test_a_keeper_that_dies_again_and_again_is_given_up(cell: Cell) -> None:
+    cell.until(lambda: cell.spawner.keeper_pid > 0)
+    while cell.spawner.zygote_pid:
+        os.kill(cell.spawner.keeper_pid, signal.SIGKILL)
+        cell.until(lambda: cell.spawner.keeper_pid == 0)
+        cell.until(lambda: cell.spawner.keeper_pid > 0 or not cell.spawner.zygote_pid)
+    assert "there is no spawner" in cell.start().ended().end_reason
+
+
 def test_an_orderly_end_waits_for_backends_and_leaves_nobody_behind() -> None:
     cell = Cell()
     peers = [cell.ready(f"echo{index}") for index in range(3)]
@@ -109,7 +160,7 @@ def test_a_stuck_backend_does_not_hold_up_the_end_for_long() -> None:
 
 def test_starting_and_ending_fifty_times_leaks_no_descriptor(cell: Cell) -> None:
     cell.ready("warm").hang_up()
-    cell.until(lambda: len(cell.ended) == 1 and cell.spawner.settled)
+    cell.until(lambda: len(cell.ended) == 1 and cell.spawner.pid > 0)
     before = open_descriptors()
     for index in range(50):
         peer = cell.ready(f"echo{index}")
@@ -143,5 +194,5 @@ def test_no_descriptor_of_the_core_reaches_a_backend(cell: Cell) -> None:
 
 def test_spawner_and_backends_may_run_on_every_cpu_of_the_core(cell: Cell) -> None:
     peer = cell.ready()
-    for pid in (cell.spawner.keeper_pid, cell.spawner.pid, peer.process.pid):
+    for pid in (cell.spawner.zygote_pid, cell.spawner.keeper_pid, cell.spawner.pid, peer.process.pid):
         assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.runtime.spawner import POLICY
+from backends.runtime.zygote import POLICY
 from ipc.confine.policy import ALLOW, read_policy
 from ipc.confine.seccomp import compile_policy
 from tests.security.cell import Cell
@@ -75,12 +75,15 @@ def seccomp_of(pid: int) -> str:
 
 
 @pytest.mark.parametrize(("filtered", "mode"), [(True, "2"), (False, "0")])
-def test_keeper_spawner_and_their_successors_are_under_it(filtered: bool, mode: str) -> None:
+def test_zygote_keeper_spawner_and_their_successors_are_under_it(filtered: bool, mode: str) -> None:
     cell = Cell(seccomp=filtered)
     peer = cell.ready()
-    first = cell.spawner.pid
-    assert [seccomp_of(pid) for pid in (cell.spawner.keeper_pid, first, peer.process.pid)] == [mode] * 3
-    os.kill(first, signal.SIGKILL)
-    cell.until(lambda: cell.spawner.pid not in (0, first))
+    spawner, keeper = cell.spawner.pid, cell.spawner.keeper_pid
+    assert [seccomp_of(pid) for pid in (cell.spawner.zygote_pid, keeper, spawner, peer.process.pid)] == [mode] * 4
+    os.kill(spawner, signal.SIGKILL)
+    cell.until(lambda: cell.spawner.pid not in (0, spawner))
     assert seccomp_of(cell.spawner.pid) == mode
+    os.kill(keeper, signal.SIGKILL)
+    cell.until(lambda: cell.spawner.keeper_pid not in (0, keeper))
+    assert [seccomp_of(pid) for pid in (cell.spawner.keeper_pid, cell.spawner.pid)] == [mode] * 2
     cell.close()

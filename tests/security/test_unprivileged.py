@@ -42,12 +42,12 @@ def test_an_unprivileged_core_confines_its_backends_or_says_what_is_missing() ->
         **AS_NOBODY,  # type: ignore[call-overload]
     )
     words = core.stdout.readline().rstrip("\n").split("\t")
-    assert len(words) >= 4, core.stderr.read()
-    pids, missing = [int(word) for word in words[:4]], words[4:]
+    assert len(words) >= 5, core.stderr.read()
+    pids, missing = [int(word) for word in words[:5]], words[5:]
     pidfds = [os.pidfd_open(pid) for pid in pids]
     try:
         assert all(any(place in line for place in PLACES) for line in missing), missing
-        assert_given_up(pids[2], missing)
+        assert_given_up(pids[3], missing)
     finally:
         core.kill()
         core.communicate()

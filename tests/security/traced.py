@@ -33,7 +33,7 @@ POLICIES = {
     "core": ROOT / "vmm_core" / "core.policy",
 }
 PROGRAMS = (
-    ("backends.runtime.spawner", "spawner"),
+    ("backends.runtime.zygote", "spawner"),
     ("backends.blk", "standalone"),
     ('"vmm_core"', "core"),
     ("/stratovirt", "core"),

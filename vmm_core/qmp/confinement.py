@@ -1,4 +1,4 @@
-"""What holds the processes that are not backends: the core itself, the keeper and the spawner (docs/sandbox.md)."""
+"""What holds the processes that are not backends: the core itself, zygote, keeper and spawner (docs/sandbox.md)."""
 
 from __future__ import annotations
 
@@ -21,4 +21,6 @@ def query_sandbox(context: Context, _arguments: NoArguments) -> object:
 def processes(vm: Vm) -> list[tuple[str, int]]:
     spawner = vm.spawner
     found = [("core", os.getpid())]
-    return found if spawner is None else [*found, ("keeper", spawner.keeper_pid), ("spawner", spawner.pid)]
+    if spawner is not None:
+        found += [("zygote", spawner.zygote_pid), ("keeper", spawner.keeper_pid), ("spawner", spawner.pid)]
+    return found

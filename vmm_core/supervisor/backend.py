@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vmm_core.loop import EventLoop
 
 STATUS_LIMIT = 1.0  # seconds from a process's end to the word on how it ended
+SIGKILL = 9
 
 
 class BackendProcess:
@@ -40,6 +41,7 @@ class BackendProcess:
         self._loop = loop
         self._on_end = on_end
         self._pidfd = -1
+        self._is_dead = self._is_orphan = False
         self._log = LogPipe(name, loop)
         self._child_lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
         self.control = ControlChannel(name, loop)
@@ -77,6 +79,12 @@ class BackendProcess:
         self.exit_status = status
         self._ended(f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with status {status}")
 
+    def orphaned(self) -> None:
+        """The first process of its namespace is dead: the kernel kills it, and there is nobody to tell how it ended."""
+        self._is_orphan = True
+        if self._is_dead:
+            self._ended_as_orphan()
+
     def failed(self, reason: str) -> None:
         """It could not be started."""
         self._ended(f"could not be started: {reason}")
@@ -100,7 +108,22 @@ class BackendProcess:
     def _pidfd_ready(self, _events: int) -> None:
         """It is dead; how, follows from the spawner or the keeper in a packet of its own."""
         self._loop.remove(self._pidfd)
-        self._loop.call_later(STATUS_LIMIT, lambda: self._ended("ended, nobody knows how"))
+        self._is_dead = True
+        if self._is_orphan:
+            self._ended_as_orphan()
+        else:
+            self._loop.call_later(STATUS_LIMIT, lambda: self._ended("ended, nobody knows how"))
+
+    def _ended_as_orphan(self) -> None:
+        """By the kernel, or, where there is no namespace, in its own way and as a child that we have adopted."""
+        status = -SIGKILL
+        try:
+            end = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+            if end is not None:
+                status = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+        except ChildProcessError:
+            pass
+        self.exited(status)
 
     def _ended(self, reason: str) -> None:
         if self.end_reason:

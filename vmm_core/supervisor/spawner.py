@@ -1,7 +1,8 @@
 """The core's end of the spawner: started with one `posix_spawn` and not waited for; asked for backends any time after.
 
-The process we start preloads the backends' code, leaves a *keeper* behind and ends. The keeper's life hangs on ours,
-the backends' on the keeper's and on ours; the spawner proper is the keeper's child, and replaced by it when it dies.
+The process we start, the *zygote*, preloads the backends' code and forks a *keeper*, and another one when that dies.
+The zygote's life hangs on ours, the backends' on the keeper's and on ours; the spawner proper is the keeper's child,
+and replaced by it when it dies.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 # What `python -m` would do, without `site`: it reads every .pth file of the environment, 2 ms that nobody needs.
 PROGRAM = """import sys
 sys.path[:0] = {paths!r}
-from backends.runtime.spawner import main
+from backends.runtime.zygote import main
 sys.exit(main(3, 4, {kinds!r}, {seccomp!r}))
 """
 # A held program waits for a line on its lifeline, or goes when that ends.
@@ -49,7 +50,7 @@ class Spawner:
     """Methods are for the event loop's thread. `close` ends everything that was started.
 
     A `held` one is started, but begins only on `release`: it takes a CPU for longer than the core's own start does.
-    `seccomp` is about keeper and spawner; backends are asked for with or without a filter of their own.
+    `seccomp` is about zygote, keeper and spawner; backends are asked for with or without a filter of their own.
     """
 
     def __init__(self, loop: EventLoop, kinds: Sequence[str], *, held: bool = False, seccomp: bool = True) -> None:
@@ -59,14 +60,16 @@ class Spawner:
         self.pid = 0  # of the spawner proper, once it is ready
         self.keeper_pid = 0
         self._keeper_pidfd = -1
+        self._closing = False
+        self._why_none = ""  # there is no spawner and will not be one
         self._log = LogPipe("spawner", loop)
-        self._socket, self._lifeline, starter = _start(kinds, self._log.take_end(), held, seccomp)
-        self._starter_pid, self._starter_pidfd = starter, os.pidfd_open(starter)
-        loop.add(self._starter_pidfd, READ, self._starter_ended)
+        self._socket, self._lifeline, self.zygote_pid = _start(kinds, self._log.take_end(), held, seccomp)
+        self._zygote_pidfd = os.pidfd_open(self.zygote_pid)
+        loop.add(self._zygote_pidfd, READ, self._zygote_ended)
         loop.add(self._socket.fileno(), READ, self._readable)
 
     def release(self) -> None:
-        """Let a held spawner begin; the kernel allows it even to a core that may start nothing any more."""
+        """Let a held spawner begin; the kernel allows it even to a core that may start nothing any more. Once."""
         try:
             os.write(self._lifeline, b"\n")
         except OSError:
@@ -102,18 +105,22 @@ class Spawner:
         message.update({f"fd.{what}": index for index, what in enumerate(all_fds)})
         message.update({f"option.{key}": value for key, value in options.items()})
         try:
-            spawn.send(self._socket, message, list(all_fds.values()))
-        except (WireError, ValueError, OSError) as error:
-            reason = f"the spawner cannot be asked: {error}"
-            self._loop.call_soon(lambda: self._fail(identity, reason))
+            reason = self._ask(message, list(all_fds.values()))
         finally:
             close_all(ends.values())
+        if reason:
+            self._loop.call_soon(lambda: self._fail(identity, reason))
         return backend
 
-    @property
-    def settled(self) -> bool:
-        """Whether the keeper stands and the process that made it has ended."""
-        return self._keeper_pidfd >= 0 and self._starter_pidfd < 0
+    def _ask(self, message: Message, fds: list[int]) -> str:
+        """Send a message; returns why it cannot be sent."""
+        if self._why_none:
+            return self._why_none
+        try:
+            spawn.send(self._socket, message, fds)
+        except (WireError, ValueError, OSError) as error:
+            return f"the spawner cannot be asked: {error}"
+        return ""
 
     def backends(self) -> list[BackendProcess]:
         """Those that run, or are about to."""
@@ -122,6 +129,7 @@ class Spawner:
 
     def close(self) -> None:
         """End all backends, then the spawner. Close their sockets before: that lets them end by themselves."""
+        self._closing = True
         self._wait_for_ends(LEAVE_LIMIT)
         for backend in self.backends():
             backend.signal(SIGTERM)
@@ -129,8 +137,8 @@ class Spawner:
         for backend in self.backends():
             log.warn(f"{backend.name}: did not end in time and is killed")
             backend.stop()
-        os.close(self._lifeline)  # what is left dies with the keeper
-        self._starter_ended(0)
+        os.close(self._lifeline)  # the kernel kills what is left
+        self._zygote_ended(0)
         if self._keeper_pidfd >= 0:
             _readable_within([self._keeper_pidfd], TERM_LIMIT)
         self._lost()
@@ -184,14 +192,16 @@ class Spawner:
                 backend.sandboxed(missing, int(message.get("landlock") or 0))
 
     def _spawner_ready(self, generation: int, fds: list[int]) -> None:
-        self.pid = pid_behind(fds[1])
-        if self._keeper_pidfd < 0:
-            self._keeper_pidfd = fds.pop(0)
-            self.keeper_pid = pid_behind(self._keeper_pidfd)
-            self._loop.add(self._keeper_pidfd, READ, lambda _events: self._lost())
+        spawner_pid = pid_behind(fds[1])
         if generation:
             log.error("the spawner died and was replaced; running backends are not affected")
             self._fail_waiting("the spawner died")
+        else:
+            self._keeper_ended(0)  # that of the one before, in case its own news has not been looked at yet
+            self._keeper_pidfd = fds.pop(0)
+            self.keeper_pid = pid_behind(self._keeper_pidfd)
+            self._loop.add(self._keeper_pidfd, READ, self._keeper_ended)
+        self.pid = spawner_pid
 
     def _backend_exited(self, namespace_pid: int, status: int) -> None:
         for identity, backend in list(self._backends.items()):
@@ -211,38 +221,57 @@ class Spawner:
             if not backend.namespace_pid:
                 self._fail(identity, reason)
 
-    def _starter_ended(self, _events: int) -> None:
-        """It ends when its keeper stands; any other end means that there is none. Idempotent."""
-        if self._starter_pidfd < 0:
-            return
-        self._loop.remove(self._starter_pidfd)
-        os.close(self._starter_pidfd)
-        self._starter_pidfd = -1
-        _pid, status = os.waitpid(self._starter_pid, 0)
-        if status:
-            self._lost()
-
-    def _lost(self) -> None:
-        """There is no keeper (any more), and so no backend: the kernel has ended them. Idempotent."""
-        if self._socket.fileno() < 0:
-            return
-        self._loop.remove(self._socket.fileno())
-        self._loop.remove(self._keeper_pidfd)
-        self._socket.close()
-        self._bury_keeper()
-        self._log.close()
-        self.pid = self.keeper_pid = 0
-        said = f": {self._log.last_lines[-1]}" if self._log.last_lines else ""
-        self._fail_waiting(f"there is no spawner{said}")
-
-    def _bury_keeper(self) -> None:
+    def _keeper_ended(self, _events: int) -> None:
+        """The kernel has ended everybody in its namespace with it; the zygote makes another. Idempotent."""
         if self._keeper_pidfd < 0:
             return
+        self._bury_keeper()
+        if self._zygote_pidfd < 0:
+            self._lost()
+            return
+        log.error("the keeper of the backends died, and with it all of them; another one is made")
+        self._fail_waiting("the keeper died")
+        for backend in self.backends():
+            backend.orphaned()
+
+    def _bury_keeper(self) -> None:
+        self._loop.remove(self._keeper_pidfd)
         try:
             os.waitid(os.P_PIDFD, self._keeper_pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
-            pass  # somebody else adopted it
+            pass  # it is the zygote's, as long as that lives
         os.close(self._keeper_pidfd)
+        self._keeper_pidfd = -1
+        self.pid = self.keeper_pid = 0
+
+    def _zygote_ended(self, _events: int) -> None:
+        """Nobody makes another keeper: without one there is no spawner, with one there is until it dies. Idempotent."""
+        if self._zygote_pidfd < 0:
+            return
+        self._loop.remove(self._zygote_pidfd)
+        os.close(self._zygote_pidfd)
+        self._zygote_pidfd = -1
+        os.waitpid(self.zygote_pid, 0)
+        self.zygote_pid = 0
+        if self._keeper_pidfd < 0:
+            self._lost()
+        elif not self._closing:
+            log.error("the zygote died: should the keeper of the backends die, too, it cannot be replaced")
+
+    def _lost(self) -> None:
+        """There is no spawner any more, and no backend: the kernel has ended them. Idempotent."""
+        if self._why_none:
+            return
+        said = f": {self._log.last_lines[-1]}" if self._log.last_lines else ""
+        self._why_none = f"there is no spawner{said}"
+        self._loop.remove(self._socket.fileno())
+        self._socket.close()
+        if self._keeper_pidfd >= 0:
+            self._bury_keeper()
+        self._log.close()
+        self._fail_waiting(self._why_none)
+        for backend in self.backends():
+            backend.orphaned()
 
 
 def _readable_within(fds: Sequence[int], seconds: float) -> None:
