@@ -7,41 +7,26 @@ and replaced by it when it dies.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
-import sys
 from time import monotonic
 
 from ipc import spawn
-from ipc.confine._seccomp import lib
 from ipc.errors import PeerClosed, WireError
 from ipc.fds import close_all
 from vmm_core import log
-from vmm_core.affinity import ThisCpu
 from vmm_core.loop import READ
+from vmm_core.supervisor import zygote
 from vmm_core.supervisor.backend import BackendProcess, pid_behind
 from vmm_core.supervisor.log_pipe import LogPipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket
     from collections.abc import Callable, Mapping, Sequence
 
     from ipc.spawn import Message, Value
     from vmm_core.loop import EventLoop
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# What `python -m` would do, without `site`: it reads every .pth file of the environment, 2 ms that nobody needs.
-PROGRAM = """import sys
-sys.path[:0] = {paths!r}
-from backends.runtime.zygote import main
-sys.exit(main(3, 4, {kinds!r}, {seccomp!r}))
-"""
-# A held program waits for a line on its lifeline, or goes when that ends.
-HELD = ["/bin/sh", "-c", 'read -r _ <&4 && exec "$0" "$@"']
-# Neither names nor numbers of the core's environment are any of a backend's business. One malloc arena: less memory.
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 SIGTERM = 15
 LEAVE_LIMIT, TERM_LIMIT = 1.0, 0.5  # seconds for backends to end by themselves, and after SIGTERM
 
@@ -63,7 +48,7 @@ class Spawner:
         self._closing = False
         self._why_none = ""  # there is no spawner and will not be one
         self._log = LogPipe("spawner", loop)
-        self._socket, self._lifeline, self.zygote_pid = _start(kinds, self._log.take_end(), held, seccomp)
+        self._socket, self._lifeline, self.zygote_pid = zygote.start(kinds, self._log.take_end(), held, seccomp)
         self._zygote_pidfd = os.pidfd_open(self.zygote_pid)
         loop.add(self._zygote_pidfd, READ, self._zygote_ended)
         loop.add(self._socket.fileno(), READ, self._readable)
@@ -279,32 +264,3 @@ def _readable_within(fds: Sequence[int], seconds: float) -> None:
     for fd in fds:
         poller.register(fd, select.POLLIN)
     poller.poll(seconds * 1000)
-
-
-def _start(kinds: Sequence[str], log_end: int, held: bool, seccomp: bool) -> tuple[socket, int, int]:
-    """Start the program; returns (our end of its socket, the keeper's lifeline, its pid). Takes `log_end` over."""
-    lib.sc_adopt_orphans()  # the keeper is to be seen as ours, by ps and by whoever adds up what this VM uses
-    ours, theirs = spawn.channel()
-    lifeline, our_lifeline = os.pipe2(os.O_CLOEXEC)
-    # Out of the way of the numbers that they are to have in the child.
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (log_end, theirs.fileno(), lifeline)]
-    paths = [ROOT, *(path for path in sys.path if path.endswith("-packages"))]
-    actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
-    wanted = ((high[0], 1), (high[0], 2), (high[1], 3), (high[2], 4))
-    program = [sys.executable, "-I", "-S", "-c", PROGRAM.format(paths=paths, kinds=list(kinds), seccomp=seccomp)]
-    words = HELD + program if held else program
-    try:
-        with ThisCpu() as cpu:
-            pid = os.posix_spawn(
-                words[0],
-                words,
-                ENVIRONMENT,
-                file_actions=[*actions, *((os.POSIX_SPAWN_DUP2, source, target) for source, target in wanted)],
-                setsid=True,  # a terminal's Ctrl-C and hang-up are for the core to deal with
-                setsigmask=[],
-            )
-        os.sched_setaffinity(pid, cpu.allowed)
-    finally:
-        close_all([*high, log_end, lifeline])
-        theirs.close()
-    return ours, our_lifeline, pid
