@@ -123,7 +123,8 @@ def test_without_zygote_and_keeper_backends_fail_with_a_reason(cell: Cell) -> No
         os.kill(pid, signal.SIGKILL)
     assert peer.ended().end_reason == "was killed by SIGKILL"
     cell.until(lambda: cell.spawner.zygote_pid == cell.spawner.keeper_pid == 0)
-    assert cell.start("second").ended().end_reason == "could not be started: there is no spawner"
+    process = cell.start("second").ended()
+    assert (process.end_reason, process.hopeless) == ("could not be started: there is no spawner", True)
 
 
 def test_a_keeper_that_dies_again_and_again_is_given_up(cell: Cell) -> None:

@@ -25,7 +25,8 @@ class BackendProcess:
 
     `pid` is 0 until it runs, and if it ended before we looked; `confined` says that its sandbox stands, and `missing`
     what the host did not permit of it. `landlock` is the ABI version in force: the kernel shows that nowhere.
-    After the end: `exit_status` (negative: the signal; None: nobody knows) and `end_reason`, one line.
+    After the end: `exit_status` (negative: the signal; None: nobody knows) and `end_reason`, one line; `hopeless` says
+    that another one would not fare better.
     """
 
     def __init__(self, name: str, loop: EventLoop, on_end: Callable[[BackendProcess], None]) -> None:
@@ -37,6 +38,7 @@ class BackendProcess:
         self.landlock = 0
         self.exit_status: int | None = None
         self.end_reason = ""
+        self.hopeless = False
         self.on_started: Callable[[BackendProcess], None] | None = None  # called when `pid` is known
         self._loop = loop
         self._on_end = on_end

@@ -153,9 +153,10 @@ class OwnGuard(Guard):
         said = f" (it said: {process.last_lines[-1]})" if process.last_lines else ""
         cause, self._lost_because = self._lost_because, ""
         reason = f"{process.end_reason}{said}{f': {cause}' if cause else ''}"
-        if self.state == STARTING and not self.front.was_ready and (process.exit_status or 0) > 0:
+        said_why = self.state == STARTING and not self.front.was_ready and (process.exit_status or 0) > 0
+        if said_why or process.hopeless:
             self.last_exit = reason
-            self._give_up(f"its backend {reason}")  # it says itself why it cannot work: another would say the same
+            self._give_up(f"its backend {reason}")  # another would say the same
             return
         self._died(reason, None if cause else process.exit_status)
 

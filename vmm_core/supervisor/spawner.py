@@ -199,6 +199,7 @@ class Spawner:
     def _fail(self, identity: int, reason: str) -> None:
         backend = self._backends.pop(identity, None)
         if backend is not None:
+            backend.hopeless = bool(self._why_none)
             backend.failed(reason)
 
     def _fail_waiting(self, reason: str) -> None:
