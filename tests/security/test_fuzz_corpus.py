@@ -18,8 +18,9 @@ pytestmark = [
 
 
 def replay(program: Path, name: str) -> subprocess.CompletedProcess[bytes]:
+    """Run it where it was built, as it leaves the input that breaks it where it runs."""
     command = [str(program), "-runs=0", str(fuzz.corpus(name))]
-    return subprocess.run(command, capture_output=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, timeout=120, check=False, cwd=program.parent)
 
 
 @pytest.mark.parametrize("name", fuzz.NAMES)
