@@ -59,6 +59,7 @@ class BlkDevice(Device):
         self._wce = True
         self._acked = 0
         self._inflight: mmap.mmap | None = None
+        self._inflight_ring_size = 0  # descriptors for which the region has room, of each ring
         self._inflight_file = InflightFile(self.num_queues * int(lib.sc_inflight_size(self.max_queue_size, True)))
         self._rings = [Ring() for _ in range(self.num_queues)]
         self._alignment = image.direct_alignment(fd)
@@ -226,7 +227,7 @@ class BlkDevice(Device):
             os.close(fd)
         with self._paused():
             self._drop_inflight()
-            self._inflight = region
+            self._inflight, self._inflight_ring_size = region, queue_size
             base = ffi.cast("uint8_t *", ffi.from_buffer(region)) + (offset - start)
             for index in range(min(queues, self.num_queues)):
                 place = base + index * self._inflight_bytes(queue_size)
@@ -362,6 +363,8 @@ class BlkDevice(Device):
         addresses = self._rings[index].addresses
         if addresses is None or queue.size == 0:
             raise DeviceError(f"ring {index} has no size or addresses")
+        if self._inflight is not None and queue.size > self._inflight_ring_size:
+            raise DeviceError(f"the inflight region is for rings of {self._inflight_ring_size}, not {queue.size}")
         self._translate(index, *addresses)  # memory may have been mapped anew since they were set
         if self._inflight is not None:
             lib.sc_blk_await_predecessor(self._blk)
