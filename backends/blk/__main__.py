@@ -51,7 +51,7 @@ class BlkProgram(Program):
         assert isinstance(device, BlkDevice)
         policy = None if options.disable_seccomp else seccomp.compile_policy(POLICY)
         sandbox.prepare_filter(policy)
-        missing = sandbox.confine([*fds, device.image_fd])
+        missing = sandbox.confine([*fds, *device.descriptors()])
         if missing:
             print(f"blk: sandbox without {'; '.join(missing)}", file=sys.stderr, flush=True)
         device.start()

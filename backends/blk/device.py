@@ -12,6 +12,7 @@ from backends.blk._blk import ffi, lib
 from backends.blk.commands import COMMANDS, MAX_IOPS
 from backends.blk.ring import Ring, area_lengths
 from backends.runtime.device import Device, DeviceError, MemoryRegion
+from backends.runtime.inflight_file import InflightFile
 from ipc import queue_stats
 from ipc.fds import close_all
 
@@ -58,6 +59,8 @@ class BlkDevice(Device):
         self._wce = True
         self._acked = 0
         self._inflight: mmap.mmap | None = None
+        self._inflight_ring_size = 0  # descriptors for which the region has room, of each ring
+        self._inflight_file = InflightFile(self.num_queues * int(lib.sc_inflight_size(self.max_queue_size, True)))
         self._rings = [Ring() for _ in range(self.num_queues)]
         self._alignment = image.direct_alignment(fd)
         self.features = self._offer()
@@ -65,10 +68,9 @@ class BlkDevice(Device):
         if stats_fd >= 0:
             self._count_in(stats_fd)
 
-    @property
-    def image_fd(self) -> int:
-        """The open image."""
-        return self._fd
+    def descriptors(self) -> list[int]:
+        """What it needs beside what it is given."""
+        return [self._fd, self._inflight_file.fd]
 
     def start(self) -> None:
         """Create the worker threads and their io_urings; DeviceError when the kernel refuses."""
@@ -211,6 +213,9 @@ class BlkDevice(Device):
     def inflight_layout(self, queues: int, queue_size: int) -> int:
         return queues * self._inflight_bytes(queue_size)
 
+    def new_inflight_file(self, size: int) -> int:
+        return self._inflight_file.renewed(size)
+
     def set_inflight(self, fd: int, size: int, offset: int, queues: int, queue_size: int) -> None:
         try:
             page = mmap.ALLOCATIONGRANULARITY
@@ -222,7 +227,7 @@ class BlkDevice(Device):
             os.close(fd)
         with self._paused():
             self._drop_inflight()
-            self._inflight = region
+            self._inflight, self._inflight_ring_size = region, queue_size
             base = ffi.cast("uint8_t *", ffi.from_buffer(region)) + (offset - start)
             for index in range(min(queues, self.num_queues)):
                 place = base + index * self._inflight_bytes(queue_size)
@@ -246,6 +251,7 @@ class BlkDevice(Device):
     def close(self) -> None:
         self.end_session()
         lib.sc_blk_free(self._blk)
+        self._inflight_file.close()
         os.close(self._fd)
 
     # Below: with the workers paused, except the first four.
@@ -357,6 +363,8 @@ class BlkDevice(Device):
         addresses = self._rings[index].addresses
         if addresses is None or queue.size == 0:
             raise DeviceError(f"ring {index} has no size or addresses")
+        if self._inflight is not None and queue.size > self._inflight_ring_size:
+            raise DeviceError(f"the inflight region is for rings of {self._inflight_ring_size}, not {queue.size}")
         self._translate(index, *addresses)  # memory may have been mapped anew since they were set
         if self._inflight is not None:
             lib.sc_blk_await_predecessor(self._blk)

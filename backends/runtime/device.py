@@ -16,6 +16,8 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+from backends.runtime.inflight_file import sealed_memfd
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -140,6 +142,13 @@ class Device(ABC):
     def inflight_layout(self, queues: int, queue_size: int) -> int:
         """Bytes the inflight region needs for that many queues of that size; 0: not supported."""
         return 0
+
+    def new_inflight_file(self, size: int) -> int:
+        """A file with `size` zeros at its start for a region; earlier regions are over. The caller closes it.
+
+        A device that lives in a sandbox has made its own before it was sealed (`InflightFile`).
+        """
+        return sealed_memfd("inflight", size)
 
     def set_inflight(self, fd: int, size: int, offset: int, queues: int, queue_size: int) -> None:
         """Use this inflight region (checked: `size` >= `inflight_layout`, the file is long enough). Before any kick."""

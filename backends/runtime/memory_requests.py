@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,6 @@ from ipc import vhost_user as wire
 
 if TYPE_CHECKING:
     from ipc.connection import Frame
-
-F_ADD_SEALS = 1033  # Linux, not exported by fcntl
-F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1, 2, 4
 
 
 class MemoryRequests(SessionState):
@@ -74,7 +70,7 @@ class MemoryRequests(SessionState):
     def _get_inflight_fd(self, values: Any, _frame: Frame) -> tuple[tuple[int, ...], list[int]]:
         _, _, queues, queue_size = values
         size = self._inflight_size(queues, queue_size)
-        fd = sealed_memfd("inflight", size)
+        fd = self.device.new_inflight_file(size)
         try:
             self.device.set_inflight(os.dup(fd), size, 0, queues, queue_size)
         except BaseException:
@@ -99,11 +95,3 @@ class MemoryRequests(SessionState):
         if size <= 0:
             raise DeviceError(f"a {self.device.name} keeps no inflight region")
         return size
-
-
-def sealed_memfd(name: str, size: int) -> int:
-    """Return a memfd of `size` bytes that nobody who gets it can shrink under our feet."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, size)
-    fcntl.fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
-    return fd

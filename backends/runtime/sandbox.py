@@ -52,6 +52,7 @@ class SandboxError(Exception):
 class _State:
     filter: seccomp.Filter | None = None
     shares_network = False
+    counts_alone = False  # the kernel counts nobody's tasks with ours
     landlock = 0
 
 
@@ -91,6 +92,8 @@ def confine(fds: Iterable[int], lifeline: int = -1) -> list[str]:
     _allow_locked_memory()
     if os.geteuid() == 0:
         _leave_root(missing, OWN_USERS + pid)
+    else:
+        _limit_tasks(missing)
     _demand("give up capabilities", lib.sc_drop_capabilities())
     _demand("give up gaining privileges", lib.sc_no_new_privileges())
     _demand("forbid tracing", lib.sc_undumpable())
@@ -124,16 +127,30 @@ def seal() -> None:
 
 
 def _namespaces(missing: list[str]) -> None:
-    """New namespaces; in a user namespace of our own if nobody has given us the right to the others."""
-    mounted = lib.sc_unshare(lib.SC_NS_MOUNT)
+    """New namespaces; in a user namespace of our own if nobody has given us the right to the others.
+
+    Without root always: it stands in for a user of our own.
+    """
+    mounted = -errno.EPERM if os.geteuid() else lib.sc_unshare(lib.SC_NS_MOUNT)
     if mounted == -errno.EPERM:
-        _note(missing, "user namespace", lib.sc_user_namespace())
+        made = _note(missing, "user namespace", lib.sc_user_namespace())
+        _State.counts_alone = made and _tasks_are_counted_by_namespace()
     for name, flag in NAMESPACES:
         if name == "network" and _State.shares_network:
             continue
         done = _note(missing, f"{name} namespace", 0 if name == "mount" and not mounted else lib.sc_unshare(flag))
         if name == "mount" and done:
             _note(missing, "empty root", lib.sc_empty_root())
+
+
+def _tasks_are_counted_by_namespace() -> bool:
+    """Since Linux 5.14 a limit of tasks is one of a user in his user namespace, before that of the user anywhere."""
+    try:
+        with open("/proc/sys/kernel/osrelease", encoding="ascii") as release:
+            major, minor = release.read().split(".")[:2]
+        return (int(major), int(minor)) >= (5, 14)
+    except (OSError, ValueError):
+        return False
 
 
 def _host_pid() -> int:
@@ -145,11 +162,20 @@ def _host_pid() -> int:
 
 
 def _leave_root(missing: list[str], uid: int) -> None:
-    """A user of its own; nobody, where a container has no such users. Only the former can have a limit of tasks."""
-    if lib.sc_become(uid, uid) == 0:
-        _limits(missing, {"tasks": (resource.RLIMIT_NPROC, MAX_TASKS)})
+    """A user of its own; nobody, where a container has no such users."""
+    if _note(missing, "user of its own", lib.sc_become(uid, uid)):
+        _State.counts_alone = True
     else:
         _note(missing, "unprivileged user", lib.sc_become(NOBODY, NOBODY))
+    _limit_tasks(missing)
+
+
+def _limit_tasks(missing: list[str]) -> None:
+    """Only of what is counted by itself: others' tasks must not use our limit up."""
+    if _State.counts_alone:
+        _limits(missing, {"tasks": (resource.RLIMIT_NPROC, MAX_TASKS)})
+    else:
+        missing.append("limit of tasks: others are counted with it")
 
 
 def _limits(missing: list[str], limits: Limits) -> None:

@@ -71,20 +71,20 @@ static void clear_region(struct sc_virtqueue *vq)
  * this order: free_head, used_idx and its wrap counter, the ring's descriptor, the entry's mark, old_free_head, the
  * other old_ ones. So with both free heads equal it had got past the mark: the new position holds.
  */
-static void settle(struct sc_virtqueue *vq)
+static void settle(struct sc_virtqueue *vq, struct sc_inflight_packed *head)
 {
     struct sc_inflight_packed *region = vq->inflight_packed;
-    if (region->free_head == region->old_free_head)
+    if (head->free_head == head->old_free_head)
         return;
-    uint16_t flags = __atomic_load_n(&slot(vq, region->old_used_idx)->flags, __ATOMIC_ACQUIRE);
-    bool used = flags & DESC_USED, wrap = region->old_used_wrap_counter & 1;
-    bool moved = region->used_idx != region->old_used_idx || (region->used_wrap_counter & 1) != wrap;
+    uint16_t flags = __atomic_load_n(&slot(vq, head->old_used_idx)->flags, __ATOMIC_ACQUIRE);
+    bool used = flags & DESC_USED, wrap = head->old_used_wrap_counter & 1;
+    bool moved = head->used_idx != head->old_used_idx || (head->used_wrap_counter & 1) != wrap;
     if (moved && used == wrap) { /* whatever AVAIL says: the driver may have filled the slot again */
-        if (region->free_head < vq->size)
-            region->desc[region->free_head].inflight = 0;
+        if (head->free_head < vq->size)
+            region->desc[head->free_head].inflight = 0;
     } else {
-        region->used_idx = region->old_used_idx;
-        region->used_wrap_counter = region->old_used_wrap_counter;
+        region->used_idx = head->used_idx = head->old_used_idx;
+        region->used_wrap_counter = head->used_wrap_counter = head->old_used_wrap_counter;
     }
 }
 
@@ -121,22 +121,25 @@ static int recover(struct sc_virtqueue *vq)
     struct sc_inflight_packed *region = vq->inflight_packed;
     if (!region)
         return 0;
-    if (region->version == 0 || region->desc_num != vq->size) {
+    struct sc_inflight_packed head = *region; /* once: whoever kept the file may change it at this moment */
+    sc_inflight_order();
+    if (head.version == 0 || head.desc_num != vq->size) {
         clear_region(vq);
         return 0;
     }
-    if (region->version != SC_INFLIGHT_VERSION || region->old_used_idx >= vq->size || region->used_idx >= vq->size)
+    if (head.version != SC_INFLIGHT_VERSION || head.old_used_idx >= vq->size || head.used_idx >= vq->size)
         return -EPROTO;
-    settle(vq);
+    settle(vq, &head);
     uint16_t base_used = vq->next_used;
     bool base_wrap = vq->used_wrap;
-    vq->next_used = region->used_idx;
-    vq->used_wrap = region->used_wrap_counter & 1;
+    vq->next_used = head.used_idx;
+    vq->used_wrap = head.used_wrap_counter & 1;
     uint32_t slots = 0;
     for (uint16_t i = 0; i < vq->size; i++)
         if (region->desc[i].inflight == 1) {
-            slots += region->desc[i].num;
-            if (region->desc[i].num == 0 || slots > vq->size)
+            uint16_t count = __atomic_load_n(&region->desc[i].num, __ATOMIC_RELAXED);
+            slots += count;
+            if (count == 0 || slots > vq->size)
                 return -EPROTO;
             sc_inflight_resubmit(vq, i, region->desc[i].counter);
         }

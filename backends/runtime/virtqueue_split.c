@@ -54,7 +54,9 @@ static int recover(struct sc_virtqueue *vq)
     struct sc_inflight_split *region = vq->inflight_split;
     if (!region)
         return 0;
-    if (region->version == 0 || region->desc_num != vq->size) {
+    struct sc_inflight_split before = *region; /* once: whoever kept the file may change it at this moment */
+    sc_inflight_order();
+    if (before.version == 0 || before.desc_num != vq->size) {
         memset(region, 0, sizeof(*region) + vq->size * sizeof(region->desc[0]));
         region->desc_num = vq->size;
         region->used_idx = vq->next_used;
@@ -62,13 +64,13 @@ static int recover(struct sc_virtqueue *vq)
         region->version = SC_INFLIGHT_VERSION;
         return 0;
     }
-    uint16_t unnoted = (uint16_t)(vq->next_used - region->used_idx);
-    if (region->version != SC_INFLIGHT_VERSION || unnoted > vq->size)
+    uint16_t unnoted = (uint16_t)(vq->next_used - before.used_idx);
+    if (before.version != SC_INFLIGHT_VERSION || unnoted > vq->size)
         return -EPROTO;
-    for (uint16_t i = 0, head = region->last_batch_head; i < unnoted; i++) {
+    for (uint16_t i = 0, head = before.last_batch_head; i < unnoted; i++) {
         if (head >= vq->size)
             return -EPROTO;
-        uint16_t next = region->desc[head].next;
+        uint16_t next = __atomic_load_n(&region->desc[head].next, __ATOMIC_RELAXED);
         region->desc[head].inflight = 0;
         head = next;
     }

@@ -5,6 +5,10 @@ from __future__ import annotations
 CONSTANTS = {
     # <asm-generic/mman-common.h>
     "PROT_EXEC": 4,
+    "MAP_PRIVATE": 0x02,
+    "MAP_TYPE": 0x0F,  # private, or one of the kinds of shared
+    "MAP_ANONYMOUS": 0x20,
+    "MAP_GROWSDOWN": 0x100,
     # <linux/sched.h>
     "CLONE_THREAD": 0x10000,
     "CLONE_NEW_MASK": 0x7E020000,  # all namespaces

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from ipc import vhost_user as wire
 from tests.device.blk_driver import IN, OK, OUT
 from tests.device.blk_survivor import PACKED_BASE, Survivor
+from tests.wire.raw_frontend import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tests.device.blk_driver import Disk
 
 KINDS = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 ROUNDS, BATCH = 15, 20
@@ -94,3 +99,33 @@ def test_a_region_full_of_nonsense_harms_nobody(survivors: Callable[..., Survivo
         assert survivor.disk.front.call(wire.GET_VRING_BASE, 0, 0)
         assert survivor.disk.backend.alive()
     assert refused
+
+
+@KINDS
+@pytest.mark.parametrize("size", [1, 4, 512])
+def test_a_ring_larger_than_its_part_of_the_region_does_not_start(
+    disks: Callable[..., Disk], image: Path, packed: bool, size: int
+) -> None:
+    """Its requests would be noted past the region's end, or in another ring's part."""
+    disk = disks(image, "--queue-size=1024", packed=packed, size=1024, start=False)
+    layout, (fd,) = disk.front.call_with_fds(wire.GET_INFLIGHT_FD, 0, 0, 1, size)
+    assert disk.front.acknowledged(wire.SET_INFLIGHT_FD, *layout, fds=[fd])
+    os.close(fd)
+    assert not disk.start_ring(0, PACKED_BASE if packed else 0)
+    assert "inflight region is for rings of" in disk.backend.log()
+    assert disk.backend.alive()
+
+
+def test_asking_ten_thousand_times_for_a_region_costs_no_memory(disks: Callable[..., Disk], image: Path) -> None:
+    disk = disks(image, "--queue-size=1024", "--num-queues=4", queues=4, start=False)
+    process = psutil.Process(disk.backend.process.pid)
+
+    def ask(times: int) -> tuple[tuple[int, int], int]:
+        for _ in range(times):
+            disk.front.call(wire.GET_INFLIGHT_FD, 0, 0, 4, 1024)
+        disk.front.call(wire.GET_FEATURES)  # by then the last answer has been seen to
+        return (process.num_fds(), len(process.memory_maps(grouped=False))), process.memory_full_info().uss
+
+    (counts, before), (later_counts, after) = ask(100), ask(10_000)
+    assert counts == later_counts
+    assert after < before + MIB

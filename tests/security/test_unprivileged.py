@@ -16,7 +16,7 @@ from tools.paths import ROOT
 PROGRAM = Path(__file__).with_name("core_program.py")
 NOBODY = 65534
 AS_NOBODY = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-PLACES = ("namespace", "root", "bounding", "nobody", "Landlock", "limit")
+PLACES = ("namespace", "root", "bounding", "Landlock", "limit")
 
 
 def interpreter() -> str:
@@ -48,6 +48,7 @@ def test_an_unprivileged_core_confines_its_backends_or_says_what_is_missing() ->
     try:
         assert all(any(place in line for place in PLACES) for line in missing), missing
         assert_given_up(pids[3], missing)
+        assert_apart(pids[3:], missing)
     finally:
         core.kill()
         core.communicate()
@@ -65,3 +66,16 @@ def assert_given_up(pid: int, missing: list[str]) -> None:
         for kind in ("user", "mnt", "net", "pid", "ipc", "uts"):
             assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"), kind
         assert os.listdir(f"/proc/{pid}/root") == []
+
+
+def assert_apart(pids: list[int], missing: list[str]) -> None:
+    """They are the same user, so what is counted by user is theirs alone only in a user namespace each."""
+    if any("user namespace" in line for line in missing):
+        assert any("limit of tasks" in line for line in missing)
+        return
+    for pid in pids:
+        with open(f"/proc/{pid}/limits", encoding="ascii") as limits:
+            (tasks,) = [line.split()[2] for line in limits if line.startswith("Max processes")]
+        assert tasks == "128" or any("limit of tasks" in line for line in missing)
+    if os.geteuid() == 0:
+        assert len({os.readlink(f"/proc/{pid}/ns/user") for pid in pids}) == len(pids)

@@ -50,6 +50,14 @@ class TestChannel:
         rig.device.on_channel_readable()
         assert rig.changes == 1
 
+    def test_a_flood_that_goes_on_loses_the_device(self, ready: tuple[Rig, FakeBackend]) -> None:
+        rig, fake = ready
+        while not rig.broken:
+            os.write(fake.channel, HEADER.pack(wire.BACKEND_CONFIG_CHANGE.id, VERSION, 0) * 60)
+            rig.device.on_channel_readable()
+        assert rig.broken == ["the backend sent more than 1000 requests within a second"]
+        assert rig.changes < 20
+
     def test_bytes_that_dribble_in_do_not_hold_the_main_loop(self, ready: tuple[Rig, FakeBackend]) -> None:
         rig, fake = ready
         for byte in HEADER.pack(wire.BACKEND_CONFIG_CHANGE.id, VERSION, 0):

@@ -29,13 +29,18 @@ PACKED_HEAD, PACKED_ENTRY = struct.Struct("=QHHHHHHBB8x"), struct.Struct("=BxHHH
 RUNTIME = ("virtqueue.c", "virtqueue_split.c", "virtqueue_packed.c", "inflight.c", "guest_memory.c")
 
 
+def built(name: str, directory: Path) -> Path:
+    """A program of this directory, built with the product's options."""
+    sources = [ROOT / f"tests/wire/{name}.c", *(ROOT / "backends/runtime" / part for part in RUNTIME)]
+    command = ["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread", "-o", str(directory / name)]
+    subprocess.run([*command, *map(str, sources)], check=True)
+    return directory / name
+
+
 @pytest.fixture(scope="session")
 def every_instruction(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program that lets a backend die after each instruction, built with the product's options."""
-    program = tmp_path_factory.mktemp("replay") / "inflight_death"
-    sources = [ROOT / "tests/wire/inflight_death.c", *(ROOT / "backends/runtime" / name for name in RUNTIME)]
-    subprocess.run(["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-o", program, *sources], check=True)
-    return program
+    """The program that lets a backend die after each instruction."""
+    return built("inflight_death", tmp_path_factory.mktemp("replay"))
 
 
 @pytest.mark.parametrize("ring", ["split", "packed"])
@@ -53,6 +58,12 @@ def test_a_request_is_done_once_whatever_instruction_was_the_last(
     run = subprocess.run([every_instruction, ring, *words], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) > 100
+
+
+def test_a_region_that_changes_while_it_is_read_leads_nowhere(tmp_path: Path) -> None:
+    """A rogue may have handed out, as its region, a file that somebody else still writes to."""
+    run = subprocess.run([built("inflight_race", tmp_path), "3000000"], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
 
 
 class Ring:

@@ -1,4 +1,4 @@
-"""Standard error of a process that we do not trust, into the log: bounded in length, rate and memory."""
+"""Standard error of a process that we do not trust, into the log: bounded in length, rate, memory and time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ MAX_LINE = 1000  # bytes of one log line
 LINES_PER_SECOND = 20
 KEPT_LINES = 5  # for the message when the process ends
 CHUNK = 16384
+CHUNKS_PER_SECOND = 32  # beyond that the writer has to wait: its flood is not to cost us a CPU
+PIPE_CHUNKS = 4  # what a pipe holds
 
 
 class LogPipe:
@@ -28,6 +30,7 @@ class LogPipe:
         os.set_blocking(self._read_end, False)
         self._partial = b""
         self._lines_left = LINES_PER_SECOND
+        self._chunks_left = CHUNKS_PER_SECOND
         loop.add(self._read_end, READ, self._readable)
 
     def take_end(self) -> int:
@@ -39,7 +42,8 @@ class LogPipe:
         """Log what is left, and let go."""
         if self._read_end < 0:
             return
-        self._read()
+        for _ in range(PIPE_CHUNKS):
+            self._read()
         if self._partial:
             self._line(self._partial)
         self._loop.remove(self._read_end)
@@ -51,6 +55,17 @@ class LogPipe:
     def _readable(self, _events: int) -> None:
         if not self._read():
             self._loop.remove(self._read_end)  # the process closed its end; it may live on
+            return
+        if self._chunks_left == CHUNKS_PER_SECOND:
+            self._loop.call_later(1.0, self._listen_again)
+        self._chunks_left -= 1
+        if not self._chunks_left:
+            self._loop.remove(self._read_end)
+
+    def _listen_again(self) -> None:
+        if not self._chunks_left and self._read_end >= 0:
+            self._loop.add(self._read_end, READ, self._readable)
+        self._chunks_left = CHUNKS_PER_SECOND
 
     def _read(self) -> bool:
         """Take one chunk: a flood must not keep the event loop. False at the end."""

@@ -5,6 +5,8 @@ Nothing here waits: a backend that dribbles bytes, floods or never reads its ans
 
 from __future__ import annotations
 
+from time import monotonic
+
 from ipc import vhost_user as wire
 from ipc.connection import NEED_REPLY, REPLY, Connection
 from ipc.errors import WireError
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from ipc.connection import Frame
 
 MAX_REQUESTS = 64  # in one go; the rest waits for the loop's next round
+MAX_PER_SECOND = 1000  # honest ones have a few in their life; each costs us time and the guest an interrupt
 FAILED = 1
 
 
@@ -24,6 +27,7 @@ class BackendChannel:
 
     def __init__(self, fd: int) -> None:
         self._connection = Connection(fd)
+        self._second, self._taken = 0.0, 0
 
     @classmethod
     def create(cls) -> tuple[BackendChannel, int]:
@@ -42,6 +46,7 @@ class BackendChannel:
             if frame is None:
                 break
             try:
+                self._count()
                 understood = self._understood(frame)
             finally:
                 frame.close()
@@ -53,6 +58,14 @@ class BackendChannel:
 
     def close(self) -> None:
         self._connection.close()
+
+    def _count(self) -> None:
+        now = monotonic()
+        if now >= self._second + 1:
+            self._second, self._taken = now, 0
+        self._taken += 1
+        if self._taken > MAX_PER_SECOND:
+            raise WireError(f"the backend sent more than {MAX_PER_SECOND} requests within a second")
 
     def _understood(self, frame: Frame) -> bool:
         """CONFIG_CHANGE is the only request that our protocol features allow; all others are answered "failed"."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import stat
 
 from ipc import vhost_user as wire
 from ipc.errors import WireError
@@ -23,6 +22,7 @@ USER_ADDRESS_BASE = 1 << 46  # "user address" = guest-physical + this: a mere ke
 MAX_INFLIGHT = 64 << 20  # bytes; the largest honest region is below 32 MiB (256 queues of 32768 at 24 bytes is hostile)
 F_RING_PACKED = 34
 SPLIT_ENTRY, PACKED_ENTRY = 16, 32  # bytes in an inflight region, also of its head
+F_GET_SEALS = 1034  # Linux, not exported by fcntl
 PACKED_START = 1 << 15  # index 0, wrap counter 1
 
 
@@ -40,7 +40,7 @@ class Inflight:
         """A picture of the region while it lists a request, else nothing (`backends/runtime/inflight.h`)."""
         entry = PACKED_ENTRY if packed else SPLIT_ENTRY  # whose first byte is the "in flight" mark
         each = self.stride(entry)
-        picture = os.pread(self.fd, self.size, self.offset)
+        picture = os.pread(self.fd, min(self.size, each * self.queues), self.offset)  # a rogue's may be huge
         for start in range(entry, each * self.queues, each):
             if any(picture[start : start + entry * self.queue_size : entry]):
                 return picture
@@ -99,12 +99,23 @@ def get_inflight(session: Session, queues: int, queue_size: int) -> Inflight | N
     try:
         if not fds or not size:
             return None
-        status = os.fstat(fds[0])
-        if size > MAX_INFLIGHT or not stat.S_ISREG(status.st_mode) or offset + size > status.st_size:
+        if not _is_in_memory(fds[0]):
+            raise WireError("the backend's inflight region is no file in memory")
+        if size > MAX_INFLIGHT or offset + size > os.fstat(fds[0]).st_size:
             raise WireError(f"the backend's inflight region of {size} bytes at {offset} is not in its file")
         return Inflight(fds.pop(), size, offset, queues, queue_size)
     finally:
         close_all(fds)
+
+
+def _is_in_memory(fd: int) -> bool:
+    """Whether it is a memfd, or a file of tmpfs or hugetlbfs: of any other file system a look may take for ever."""
+    import fcntl  # by now a driver runs: nobody waits for the VM's start
+
+    try:
+        return fcntl.fcntl(fd, F_GET_SEALS) >= 0
+    except OSError:
+        return False
 
 
 def send_inflight(session: Session, region: Inflight) -> None:
