@@ -9,12 +9,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.deadlines import Deadline
+from tests.deadlines import SCALE, Deadline
 from tests.faults.test_backend_death import ROOT_DISK, SCRATCH, process_named
 from tests.guest.harness import Disk, Guest, Plan, empty_disk, start
 from tests.guest.qmp_client import QmpFailed
+from vmm_core.supervisor.heartbeat import ANSWER_LIMIT, PERIOD
 
 MIB = 1 << 20
+NOTICED_WITHIN = 2 * PERIOD + ANSWER_LIMIT  # seconds: a hung backend
 # Writes random data, reads it back past the guest's cache, and compares; says so once a round.
 WORK = (
     "round=0; while [ $round -lt {rounds} ]; do "
@@ -117,6 +119,20 @@ def test_a_backend_that_hangs_is_found_out_and_replaced(two_disks: Plan) -> None
         kill(guest, SCRATCH, signal.SIGSTOP)
         died = guest.qmp.wait_event("BACKEND_DIED")
         assert "did not answer" in died["data"]["reason"]
+        finish(guest)
+
+
+def test_a_successor_that_hangs_before_it_serves_is_found_out_as_soon_as_one_that_serves(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        work(guest, 3)
+        guest.console.wait_for("^ROUND-1$", 60)
+        first = wait_for_process(guest, f"blk:{SCRATCH}")
+        first.send_signal(signal.SIGKILL)
+        second = wait_for_process(guest, f"blk:{SCRATCH}", other_than=first.pid)
+        second.send_signal(signal.SIGSTOP)
+        _gone, alive = psutil.wait_procs([second], timeout=NOTICED_WITHIN + 2 * SCALE)
+        assert alive == []
         finish(guest)
 
 

@@ -51,7 +51,7 @@ class OwnGuard(Guard):
             return  # the last of them to end calls again
         again = self.state == RESTARTING
         self.process, sock = self._begin(self._renewed, self._command)
-        self.front.attach(sock)
+        self.front.attach(sock, self.process.is_stopped)
         if again:
             self._bring_up()
 
@@ -90,7 +90,7 @@ class OwnGuard(Guard):
         """On a thread of its own: this waits for the new process to load, and for requests of the old one to finish."""
         blackout, failure = 0, ""
         try:
-            blackout = self.front.replace(sock, lambda: self._relieve(newcomer))
+            blackout = self.front.replace(sock, lambda: self._relieve(newcomer), newcomer.is_stopped)
         except (WireError, VmmError) as error:
             failure = str(error)
         self._loop.call_soon(lambda: self._handed_over(newcomer, command, blackout, failure, done))

@@ -97,9 +97,12 @@ class VhostUserDevice(VirtioDevice):
         self._link.on_lost, self._link.on_unfit, self._link.on_ready = on_lost, on_unfit, on_ready
         self._on_active = on_active
 
-    def attach(self, sock_fd: int) -> None:
-        """Take a connected vhost-user socket; never waits. Replaces an earlier backend. From any thread."""
-        self._link.attach(sock_fd)
+    def attach(self, sock_fd: int, is_stopped: Callable[[], bool] = bool) -> None:
+        """Take a connected vhost-user socket; never waits. Replaces an earlier backend. From any thread.
+
+        `is_stopped()` may run on any thread, when an answer is late: whether there is no point in waiting for it.
+        """
+        self._link.attach(sock_fd, is_stopped)
 
     def prepare(self) -> None:
         """Wait for the backend and greet it now instead of at the guest's first access; DeviceBroken says why not."""
@@ -130,7 +133,7 @@ class VhostUserDevice(VirtioDevice):
         except (OSError, ValueError):
             return b""  # reset by the driver at this moment
 
-    def replace(self, sock_fd: int, on_success: Callable[[], None]) -> int:
+    def replace(self, sock_fd: int, on_success: Callable[[], None], is_stopped: Callable[[], bool] = bool) -> int:
         """Rolling upgrade: let another backend go on where this one is stopped; returns the blackout in microseconds.
 
         `on_success` runs before the old one's session is closed. WireError: it cannot, and the old one serves on (or
@@ -156,7 +159,7 @@ class VhostUserDevice(VirtioDevice):
             self._config = None
             on_success()
 
-        self._link.replace(sock_fd, hand_over)
+        self._link.replace(sock_fd, is_stopped, hand_over)
         return int(blackout * 1e6)
 
     def describe(self) -> dict[str, object]:

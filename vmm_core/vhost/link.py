@@ -71,6 +71,7 @@ class BackendLink:
         self._arrival.acquire()
         self._shut = True  # not `_arrival.locked()`: who passes the turnstile holds it for a moment
         self._incoming = -1
+        self._is_stopped: Callable[[], bool] = bool  # of the incoming one
         self._reason = ""
         self._lost = False  # and a replacement is expected
         self._closed = False
@@ -81,12 +82,13 @@ class BackendLink:
         self._error_fd = -1
         self.greeted = False  # some backend has come this far
 
-    def attach(self, sock_fd: int) -> None:
+    def attach(self, sock_fd: int, is_stopped: Callable[[], bool]) -> None:
         """Take a connected socket; never waits. Replaces an earlier backend."""
         with self._state_lock:
             surplus = sock_fd
             if not self._closed:
                 surplus, self._incoming = self._incoming, sock_fd
+                self._is_stopped = is_stopped
                 self._reason = ""
                 self._lost = False
                 self._arrived()
@@ -184,9 +186,9 @@ class BackendLink:
             else:
                 self.fail(f"no backend came within {self._timeout:g} s")
             with self._state_lock:
-                incoming, self._incoming = self._incoming, -1
+                incoming, self._incoming, is_stopped = self._incoming, -1, self._is_stopped
             if incoming >= 0:
-                self._greet(incoming)
+                self._greet(incoming, is_stopped)
             session = self.established()
             if session is not None:
                 return session
@@ -223,12 +225,12 @@ class BackendLink:
             self._shut = False
             self._arrival.release()
 
-    def replace(self, fd: int, hand_over: Callable[[Session, Session], None]) -> None:
+    def replace(self, fd: int, is_stopped: Callable[[], bool], hand_over: Callable[[Session, Session], None]) -> None:
         """Put the backend at `fd` in the place of one that serves, by `hand_over(old, new)`, with `lock` held.
 
         WireError, also from `hand_over`: the old one serves on, or has been lost in the ordinary way.
         """
-        session, channel, peer_fd = self._open(fd)
+        session, channel, peer_fd = self._open(fd, is_stopped)
         try:
             session.handshake(peer_fd)
             self._check(session)
@@ -248,15 +250,15 @@ class BackendLink:
         finally:
             close_all((peer_fd,))
 
-    def _open(self, fd: int) -> tuple[Session, BackendChannel, int]:
+    def _open(self, fd: int, is_stopped: Callable[[], bool]) -> tuple[Session, BackendChannel, int]:
         """A session over `fd` before its first message, our end of its channel and the other one."""
-        session = Session(fd, dirty_log=self._dirty_log, timeout=self._timeout)
+        session = Session(fd, dirty_log=self._dirty_log, timeout=self._timeout, is_stopped=is_stopped)
         channel, peer_fd = BackendChannel.create()
         return session, channel, peer_fd
 
-    def _greet(self, fd: int) -> None:
+    def _greet(self, fd: int, is_stopped: Callable[[], bool]) -> None:
         self._drop()
-        session, channel, peer_fd = self._open(fd)
+        session, channel, peer_fd = self._open(fd, is_stopped)
         with self._state_lock:
             self._session, self._channel = session, channel
             if self._reason or self._lost:
