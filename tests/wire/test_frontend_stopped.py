@@ -131,7 +131,7 @@ def test_a_new_version_that_is_stopped_leaves_the_old_one_serving(
     rig.attach(first)
     rig.drive(0)
     with pytest.raises(WireError, match="stopped"):
-        rig.device.replace(second.end, lambda: pytest.fail("it did not succeed"), stop(second, message))
+        rig.device.replace(second.end, lambda _switch: pytest.fail("it did not succeed"), stop(second, message))
     rig.device.write_config(32, b"\0")
     assert first.names()[-1] == "SET_CONFIG"
     assert (supervisor.lost, rig.broken) == ([], [])
