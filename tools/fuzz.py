@@ -58,15 +58,11 @@ def fuzz(name: str, seconds: int) -> int:
     """0, or the status of a run that found something; the input that did lies in `build/fuzz`."""
     program = build(name)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as grown:
-        limits = [
-            f"-max_total_time={seconds}",
-            f"-max_len={LONGEST}",
-            f"-artifact_prefix={BUILD}/{name}-",
-            "-timeout=10",
-        ]
-        status = subprocess.run([str(program), *limits, grown, str(corpus(name))], check=False).returncode
+        limits = [f"-max_len={LONGEST}", f"-artifact_prefix={BUILD}/{name}-", "-timeout=10"]
+        run = [str(program), *limits, f"-max_total_time={seconds}", grown, str(corpus(name))]
+        status = subprocess.run(run, check=False).returncode
         if status == 0:
-            subprocess.run([str(program), "-merge=1", f"-max_len={LONGEST}", str(corpus(name)), grown], check=False)
+            subprocess.run([str(program), *limits, "-merge=1", str(corpus(name)), grown], check=False)
     return status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -13,8 +14,10 @@ from tests.deadlines import SCALE, Deadline
 from tests.faults.test_backend_death import ROOT_DISK, SCRATCH, process_named
 from tests.guest.harness import Disk, Guest, Plan, empty_disk, start
 from tests.guest.qmp_client import QmpFailed
+from vmm_core.supervisor.heartbeat import ANSWER_LIMIT, PERIOD
 
 MIB = 1 << 20
+NOTICED_WITHIN = 2 * PERIOD + ANSWER_LIMIT  # seconds: a hung backend
 # Writes random data, reads it back past the guest's cache, and compares; says so once a round.
 WORK = (
     "round=0; while [ $round -lt {rounds} ]; do "
@@ -120,6 +123,20 @@ def test_a_backend_that_hangs_is_found_out_and_replaced(two_disks: Plan) -> None
         finish(guest)
 
 
+def test_a_successor_that_hangs_before_it_serves_is_found_out_as_soon_as_one_that_serves(two_disks: Plan) -> None:
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        work(guest, 3)
+        guest.console.wait_for("^ROUND-1$", 60)
+        first = wait_for_process(guest, f"blk:{SCRATCH}")
+        first.send_signal(signal.SIGKILL)
+        second = wait_for_process(guest, f"blk:{SCRATCH}", other_than=first.pid)
+        second.send_signal(signal.SIGSTOP)
+        _gone, alive = psutil.wait_procs([second], timeout=NOTICED_WITHIN + 2 * SCALE)
+        assert alive == []
+        finish(guest)
+
+
 def test_past_its_limit_a_backend_is_given_up_and_can_be_brought_back_by_hand(two_disks: Plan) -> None:
     two_disks.extra[-1:] = [f"{SCRATCH},max-restarts=1"]
     with start(two_disks) as guest:
@@ -209,6 +226,60 @@ def test_a_backend_is_upgraded_under_load_and_the_blackout_is_told(two_disks: Pl
             assert 0 < answer["blackout"] < 2_000_000
             assert guest.qmp.wait_event("BACKEND_UPGRADED")["data"] == answer
         kill(guest, SCRATCH)  # the new one is watched over like the old one
+        finish(guest)
+
+
+def another_installation(plan: Plan, change: str) -> str:
+    """A command for an upgrade: our code with `change` made to the disk's class D."""
+    command = plan.directory / "changed"
+    program = f"import sys, time\nfrom backends.blk.device import BlkDevice as D\n{change}\n"
+    program += "from backends.runtime.rebirth import complete\ncomplete(sys.argv[-1])\n"
+    command.write_text(f"#!/bin/sh\nexec {sys.executable} -I -c '{program}' \"$@\"\n")
+    command.chmod(0o755)
+    return str(command)
+
+
+SLOW_START = """
+start = D.vring_kick
+def slowly(*arguments):
+    sys.stderr.write("about to start\\n")
+    sys.stderr.flush()
+    time.sleep(3)
+    start(*arguments)
+D.vring_kick = slowly
+"""
+NO_FLUSH = """
+offer = D._offer
+D._offer = lambda disk: offer(disk) & ~(1 << 9)
+"""
+
+
+def test_a_backend_killed_while_a_new_version_takes_over_is_replaced_by_its_own_kind(two_disks: Plan) -> None:
+    """Its rings are stopped, and set up on the new process already, when it dies."""
+    command = another_installation(two_disks, SLOW_START)
+    with start(two_disks) as guest, ThreadPoolExecutor(1) as pool:
+        guest.wait_ready()
+        work(guest, 3)
+        guest.console.wait_for("^ROUND-1$", 60)
+        old = process_named(guest, f"blk:{SCRATCH}")
+        answer = pool.submit(guest.qmp.execute, "x-backend-upgrade", id=SCRATCH, command=command, seconds=60)
+        deadline = Deadline(20)
+        while "about to start" not in guest.errors():
+            assert deadline.left() > 0
+        old.send_signal(signal.SIGKILL)
+        with pytest.raises(QmpFailed, match="the old backend was lost meanwhile, too"):
+            answer.result()
+        guest.qmp.wait_event("BACKEND_RESTARTED")
+        finish(guest)
+
+
+def test_a_new_version_without_a_feature_is_refused(two_disks: Plan) -> None:
+    command = another_installation(two_disks, NO_FLUSH)
+    with start(two_disks) as guest:
+        guest.wait_ready()
+        with pytest.raises(QmpFailed, match=r"lacks features 0x200 .* the old backend serves on"):
+            guest.qmp.execute("x-backend-upgrade", id=SCRATCH, command=command)
+        work(guest, 1)
         finish(guest)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from vmm_core.loop import EventLoop
 
+STOPPED = ("T", "t")
 STATUS_LIMIT = 1.0  # seconds from a process's end to the word on how it ended
 SIGKILL = 9
 
@@ -101,6 +102,10 @@ class BackendProcess:
             except ProcessLookupError:
                 pass
 
+    def is_stopped(self) -> bool:
+        """Whether it runs no more, but has not ended: SIGSTOP, a debugger. From any thread."""
+        return state_of(self.pid) in STOPPED
+
     def stop(self) -> None:
         """Let go of the lifeline: the kernel kills the backend if it still lives."""
         if self._lifeline >= 0:
@@ -151,6 +156,15 @@ def pid_behind(pidfd: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def state_of(pid: int) -> str:
+    """The letter by which the kernel tells what a process does; empty when it is gone, or there is no /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
 def _signal_name(number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _thread import start_new_thread
+from _thread import allocate_lock, start_new_thread
 
 from ipc.errors import WireError
 from vmm_core import log
@@ -43,6 +43,8 @@ class OwnGuard(Guard):
         self._command = ""
         self._renewed = False  # once upgraded, successors are to be of the new code, too
         self._newcomer: BackendProcess | None = None  # during an upgrade
+        self._deciding = allocate_lock()  # whether an upgrade or the end of `process` comes first
+        self._may_change = False  # an upgrade has begun, and `process` has not ended
         self._lost_because = ""  # what the device had against it, if it did not just end
         self._dropped: list[BackendProcess] = []  # killed, not yet dead
 
@@ -51,7 +53,7 @@ class OwnGuard(Guard):
             return  # the last of them to end calls again
         again = self.state == RESTARTING
         self.process, sock = self._begin(self._renewed, self._command)
-        self.front.attach(sock)
+        self.front.attach(sock, self.process.is_stopped)
         if again:
             self._bring_up()
 
@@ -83,24 +85,27 @@ class OwnGuard(Guard):
         if self.state == RESTARTING or self._newcomer is not None or not self.pid:
             raise VmmError(f"the backend of {self.name} does not serve at the moment (it is {self.shown_state})")
         newcomer, sock = self._begin(True, command)
-        self._newcomer = newcomer
+        self._newcomer, self._may_change = newcomer, True
         start_new_thread(self._hand_over, (newcomer, sock, command, done))
 
     def _hand_over(self, newcomer: BackendProcess, sock: int, command: str, done: Report) -> None:
         """On a thread of its own: this waits for the new process to load, and for requests of the old one to finish."""
         blackout, failure = 0, ""
         try:
-            blackout = self.front.replace(sock, lambda: self._relieve(newcomer))
+            blackout = self.front.replace(sock, lambda switch: self._relieve(newcomer, switch), newcomer.is_stopped)
         except (WireError, VmmError) as error:
             failure = str(error)
-        self._loop.call_soon(lambda: self._handed_over(newcomer, command, blackout, failure, done))
+        old = "serves on" if self._may_change and self.front.is_served else "was lost meanwhile, too"
+        self._loop.call_soon(lambda: self._handed_over(newcomer, command, blackout, failure, old, done))
 
-    def _handed_over(self, newcomer: BackendProcess, command: str, blackout: int, failure: str, done: Report) -> None:
+    def _handed_over(
+        self, newcomer: BackendProcess, command: str, blackout: int, failure: str, old: str, done: Report
+    ) -> None:
         self._newcomer = None
         if failure:
             said = newcomer.last_lines[-1] if newcomer.last_lines else ""
             kill(newcomer)
-            done(0, f"{failure}{f' (it said: {said})' if said else ''}; the old backend serves on")
+            done(0, f"{failure}{f' (it said: {said})' if said else ''}; the old backend {old}")
             return
         self._renewed, self._command = True, command
         self.last_blackout = blackout
@@ -108,9 +113,15 @@ class OwnGuard(Guard):
         self._emit("BACKEND_UPGRADED", {"pid": newcomer.pid, "blackout": blackout})
         done(blackout, "")
 
-    def _relieve(self, newcomer: BackendProcess) -> None:
-        """The newcomer serves. From now on the other one's end means nothing, but it is to come."""
-        old, self.process = self.process, newcomer
+    def _relieve(self, newcomer: BackendProcess, switch: Callable[[], None]) -> None:
+        """On the upgrade's thread: from now on the newcomer is the backend. The other one's end means nothing then."""
+        with self._deciding:
+            if not self._may_change:
+                raise WireError("the old backend ended meanwhile")
+            switch()
+            old, self.process = self.process, newcomer
+            self._generation += 1
+            self._lost_because = ""
         if old is not None:
             self._loop.call_soon(lambda: self._see_off(old))
 
@@ -122,7 +133,9 @@ class OwnGuard(Guard):
         return self.process.pid if self.process is not None else 0
 
     def _drop(self) -> None:
-        process, self.process = self.process, None
+        with self._deciding:
+            self._may_change = False
+            process, self.process = self.process, None
         if process is not None and not process.end_reason:
             self._dropped.append(process)
             kill(process)
@@ -148,7 +161,10 @@ class OwnGuard(Guard):
             if self.state == RESTARTING and self.process is None and not self._closed:
                 self._launch_later(0.0)
             return
-        if process is not self.process or self._closed:
+        if self._closed:
+            return
+        if not self._is_present(process):
+            self.front.nudge()  # an unsuccessful newcomer may have taken a doorbell with it
             return
         said = f" (it said: {process.last_lines[-1]})" if process.last_lines else ""
         cause, self._lost_because = self._lost_because, ""
@@ -159,6 +175,14 @@ class OwnGuard(Guard):
             self._give_up(f"its backend {reason}")  # another would say the same
             return
         self._died(reason, None if cause else process.exit_status)
+
+    def _is_present(self, process: BackendProcess) -> bool:
+        """Whether it is the backend; then no newcomer takes its place any more, but a successor does."""
+        with self._deciding:
+            if process is not self.process:
+                return False
+            self._may_change = False
+            return True
 
 
 def kill(process: BackendProcess) -> None:

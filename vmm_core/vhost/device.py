@@ -97,9 +97,12 @@ class VhostUserDevice(VirtioDevice):
         self._link.on_lost, self._link.on_unfit, self._link.on_ready = on_lost, on_unfit, on_ready
         self._on_active = on_active
 
-    def attach(self, sock_fd: int) -> None:
-        """Take a connected vhost-user socket; never waits. Replaces an earlier backend. From any thread."""
-        self._link.attach(sock_fd)
+    def attach(self, sock_fd: int, is_stopped: Callable[[], bool] = bool) -> None:
+        """Take a connected vhost-user socket; never waits. Replaces an earlier backend. From any thread.
+
+        `is_stopped()` may run on any thread, when an answer is late: whether there is no point in waiting for it.
+        """
+        self._link.attach(sock_fd, is_stopped)
 
     def prepare(self) -> None:
         """Wait for the backend and greet it now instead of at the guest's first access; DeviceBroken says why not."""
@@ -130,15 +133,21 @@ class VhostUserDevice(VirtioDevice):
         except (OSError, ValueError):
             return b""  # reset by the driver at this moment
 
-    def replace(self, sock_fd: int, on_success: Callable[[], None]) -> int:
+    def replace(
+        self,
+        sock_fd: int,
+        take_over: Callable[[Callable[[], None]], None],
+        is_stopped: Callable[[], bool] = bool,
+    ) -> int:
         """Rolling upgrade: let another backend go on where this one is stopped; returns the blackout in microseconds.
 
-        `on_success` runs before the old one's session is closed. WireError: it cannot, and the old one serves on (or
-        has been lost meanwhile, as it may be at any time).
+        `take_over(switch)` has to call `switch()`, which makes the other one the device's backend, or to raise
+        WireError, as `switch` does when the old one is lost already. WireError: it cannot, and the old one serves on
+        (or has been lost meanwhile, as it may be at any time).
         """
         blackout = 0.0
 
-        def hand_over(old: Session, new: Session) -> None:
+        def hand_over(old: Session, new: Session, switch: Callable[[], None]) -> None:
             nonlocal blackout
             self._bring_driver(new)
             self._send_status(new, self._status)
@@ -146,7 +155,12 @@ class VhostUserDevice(VirtioDevice):
             start = monotonic()
             try:
                 self._rings.hand_over(
-                    old, new, self._driver_features or 0, self._link.new_error_fd, self._drain_timeout
+                    old,
+                    new,
+                    self._driver_features or 0,
+                    self._link.new_error_fd,
+                    self._drain_timeout,
+                    lambda: take_over(switch),
                 )
             except WireError as error:
                 if self._rings.interrupted:
@@ -154,10 +168,13 @@ class VhostUserDevice(VirtioDevice):
                 raise
             blackout = monotonic() - start
             self._config = None
-            on_success()
 
-        self._link.replace(sock_fd, hand_over)
+        self._link.replace(sock_fd, is_stopped, hand_over)
         return int(blackout * 1e6)
+
+    def nudge(self) -> None:
+        """Kick and call the rings: somebody may have taken a doorbell that was meant for another. From any thread."""
+        self._rings.nudge()
 
     def describe(self) -> dict[str, object]:
         """What was negotiated and where the rings stand; never waits, asks nobody."""
@@ -177,6 +194,11 @@ class VhostUserDevice(VirtioDevice):
             self._link.lose(f"the backend did not answer within {limit:g} s", session)
         finally:
             self._link.lock.release()
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a backend has been greeted that is not lost."""
+        return self._link.established() is not None
 
     @property
     def was_ready(self) -> bool:

@@ -71,22 +71,25 @@ class BackendLink:
         self._arrival.acquire()
         self._shut = True  # not `_arrival.locked()`: who passes the turnstile holds it for a moment
         self._incoming = -1
+        self._is_stopped: Callable[[], bool] = bool  # of the incoming one
         self._reason = ""
         self._lost = False  # and a replacement is expected
         self._closed = False
         self._session: Session | None = None
+        self._candidate: Session | None = None  # to replace `_session`
         self._buried: Session | None = None  # the last one that was lost; it may still be `_session`
         self._channel: BackendChannel | None = None
         self._poller = select.epoll()
         self._error_fd = -1
         self.greeted = False  # some backend has come this far
 
-    def attach(self, sock_fd: int) -> None:
+    def attach(self, sock_fd: int, is_stopped: Callable[[], bool]) -> None:
         """Take a connected socket; never waits. Replaces an earlier backend."""
         with self._state_lock:
             surplus = sock_fd
             if not self._closed:
                 surplus, self._incoming = self._incoming, sock_fd
+                self._is_stopped = is_stopped
                 self._reason = ""
                 self._lost = False
                 self._arrived()
@@ -106,8 +109,7 @@ class BackendLink:
                     self._shut = self._arrival.acquire(timeout=SHUT_LIMIT)
                 surplus, self._incoming = self._incoming, -1
                 close_all((surplus,))
-                if self._session is not None:
-                    self._session.abort()
+                self._abort()
         if self.on_lost is None:
             self.fail(reason)
             return False
@@ -126,8 +128,7 @@ class BackendLink:
             self._reason = reason
             self._lost = False
             self._arrived()
-            if self._session is not None:
-                self._session.abort()
+            self._abort()
         self._on_broken(reason)
 
     def close(self) -> None:
@@ -138,8 +139,7 @@ class BackendLink:
             self._closed = True
             self._reason = self._reason or "the device is closed"
             self._arrived()
-            if self._session is not None:
-                self._session.abort()
+            self._abort()
         with self.lock:
             self._drop()
             with self._serve_lock:
@@ -184,9 +184,9 @@ class BackendLink:
             else:
                 self.fail(f"no backend came within {self._timeout:g} s")
             with self._state_lock:
-                incoming, self._incoming = self._incoming, -1
+                incoming, self._incoming, is_stopped = self._incoming, -1, self._is_stopped
             if incoming >= 0:
-                self._greet(incoming)
+                self._greet(incoming, is_stopped)
             session = self.established()
             if session is not None:
                 return session
@@ -218,17 +218,30 @@ class BackendLink:
                 if not self.lose(_reason(error), session):
                     raise DeviceBroken(self._reason) from error
 
+    def _abort(self) -> None:
+        for session in (self._session, self._candidate):
+            if session is not None:
+                session.abort()
+
     def _arrived(self) -> None:
         if self._shut:
             self._shut = False
             self._arrival.release()
 
-    def replace(self, fd: int, hand_over: Callable[[Session, Session], None]) -> None:
-        """Put the backend at `fd` in the place of one that serves, by `hand_over(old, new)`, with `lock` held.
+    def replace(
+        self,
+        fd: int,
+        is_stopped: Callable[[], bool],
+        hand_over: Callable[[Session, Session, Callable[[], None]], None],
+    ) -> None:
+        """Put the backend at `fd` in the place of one that serves, by `hand_over(old, new, switch)`, with `lock` held.
+
+        `switch()` makes it the backend, so that what fails later is its loss; WireError when the old one is lost.
 
         WireError, also from `hand_over`: the old one serves on, or has been lost in the ordinary way.
         """
-        session, channel, peer_fd = self._open(fd)
+        session, channel, peer_fd = self._open(fd, is_stopped)
+        self._candidate = session
         try:
             session.handshake(peer_fd)
             self._check(session)
@@ -236,27 +249,39 @@ class BackendLink:
                 old = self.established()
                 if old is None:
                     raise WireError("the old backend does not serve at the moment")
-                hand_over(old, session)
-                self._drop()
-                with self._state_lock:
-                    self._session, self._channel = session, channel
-                self._watch(session, channel)
-        except BaseException:
-            session.close()
-            channel.close()
+                hand_over(old, session, lambda: self._switch(old, session, channel))
+        except BaseException as error:
+            if self._session is session:
+                self.lose(str(error), session)
+            else:
+                session.close()
+                channel.close()
             raise
         finally:
+            self._candidate = None
             close_all((peer_fd,))
 
-    def _open(self, fd: int) -> tuple[Session, BackendChannel, int]:
+    def _switch(self, old: Session, new: Session, channel: BackendChannel) -> None:
+        with self._serve_lock:
+            with self._state_lock:
+                if self._session is not old or self._lost or self._reason or self._incoming >= 0:
+                    raise WireError("the old backend was lost meanwhile")
+                before = self._channel
+                self._session, self._channel = new, channel
+            old.close()  # within `_serve_lock`: nobody may find its end, and take it for the new one's
+            if before is not None:
+                before.close()
+        self._watch(new, channel)
+
+    def _open(self, fd: int, is_stopped: Callable[[], bool]) -> tuple[Session, BackendChannel, int]:
         """A session over `fd` before its first message, our end of its channel and the other one."""
-        session = Session(fd, dirty_log=self._dirty_log, timeout=self._timeout)
+        session = Session(fd, dirty_log=self._dirty_log, timeout=self._timeout, is_stopped=is_stopped)
         channel, peer_fd = BackendChannel.create()
         return session, channel, peer_fd
 
-    def _greet(self, fd: int) -> None:
+    def _greet(self, fd: int, is_stopped: Callable[[], bool]) -> None:
         self._drop()
-        session, channel, peer_fd = self._open(fd)
+        session, channel, peer_fd = self._open(fd, is_stopped)
         with self._state_lock:
             self._session, self._channel = session, channel
             if self._reason or self._lost:

@@ -124,8 +124,11 @@ def send_inflight(session: Session, region: Inflight) -> None:
     session.post(wire.SET_INFLIGHT_FD, *values, fds=(region.fd,))
 
 
-def start_ring(session: Session, queue: QueueSetup, base: int, error_fd: int, *, log: bool) -> None:
-    """Set one ring up and start it. `base` is where it goes on (`first_base` for a new one)."""
+def set_up_ring(session: Session, queue: QueueSetup, base: int, error_fd: int, *, log: bool) -> None:
+    """Tell all about one ring. `base` is where it goes on (`first_base` for a new one).
+
+    A backend without F_PROTOCOL_FEATURES begins to serve it at once, others when it is enabled.
+    """
     index = queue.index
     session.post(wire.SET_VRING_NUM, index, queue.size)
     session.post(wire.SET_VRING_BASE, index, base)
@@ -141,6 +144,10 @@ def start_ring(session: Session, queue: QueueSetup, base: int, error_fd: int, *,
     session.post(wire.SET_VRING_ERR, index, fds=(error_fd,))
     session.post(wire.SET_VRING_CALL, index, fds=(queue.call_fd,))
     session.post(wire.SET_VRING_KICK, index, fds=(queue.kick_fd,))
+
+
+def enable_ring(session: Session, index: int) -> None:
+    """Have a ring served that is set up."""
     if session.features >> wire.F_PROTOCOL_FEATURES & 1:
         session.post(wire.SET_VRING_ENABLE, index, 1)
 

@@ -34,6 +34,7 @@ class RingSet:
         self._runs_on: Session | None = None
         self._have_run = False  # some backend may have taken requests
         self._stopped: dict[int, int] = {}  # where rings stand that were stopped in good order
+        self.interrupted = False  # some ring was stopped by `hand_over`, and runs nowhere
 
     @property
     def inflight(self) -> rings.Inflight | None:
@@ -51,9 +52,8 @@ class RingSet:
         self._runs_on = None
         self._have_run = False
         self._stopped = {}
-        if self._inflight is not None:
-            self._inflight.close()
-            self._inflight = None
+        self.interrupted = False
+        self._change_inflight(None)
 
     def change_memory(self, memory: Sequence[RamRegion], session: Session | None) -> None:
         """Guest memory was added or removed; tell the backend if it knows of the rest."""
@@ -67,55 +67,89 @@ class RingSet:
             return False
         if session is not self._told:
             self._tell(session)
+            self._told = session
         again = self._have_run
         self._give_inflight(session, features, again)
         self._have_run = bool(self.queues)
-        self._go_on(session, features, new_error_fd, again=again)
+        self._set_up(session, features, new_error_fd, again=again)
+        self._enable(session)
         return True
 
     def hand_over(
-        self, old: Session, new: Session, features: int, new_error_fd: Callable[[], int], limit: float
+        self,
+        old: Session,
+        new: Session,
+        features: int,
+        new_error_fd: Callable[[], int],
+        limit: float,
+        switch: Callable[[], None],
     ) -> None:
-        """Stop the rings on `old` and go on with them on `new`, or on `old` again, and then raise WireError.
+        """Stop the rings on `old` and go on with them on `new`, which `switch()` makes the backend; or WireError.
 
-        A ring has `limit` seconds to let its requests finish; from the first stop to the last start the driver waits.
+        Until then `new` may not touch a request, so that whatever goes wrong sends the rings back to `old`. A ring has
+        `limit` seconds to let its requests finish; from the first stop to the last start the driver waits.
         """
-        if new is not self._told:
-            self._tell(new)
-        if old is not self._runs_on:
-            return
+        if self._inflight is not None and not new.has(wire.INFLIGHT_SHMFD):
+            raise Unfit("the new backend does not track requests in flight (INFLIGHT_SHMFD), the old one does")
+        self._tell(new)
+        if old is self._runs_on:
+            self._move(old, new, features, new_error_fd, limit, switch)
+        else:
+            switch()
+        self._told = new
+
+    def _move(
+        self,
+        old: Session,
+        new: Session,
+        features: int,
+        new_error_fd: Callable[[], int],
+        limit: float,
+        switch: Callable[[], None],
+    ) -> None:
         before = self._inflight
+        self.interrupted = True
         for queue in self.queues:
             self._stopped[queue.index] = rings.stop_ring(old, queue.index, limit)
         try:
             self._inflight = self._new_inflight(new)
-            self._go_on(new, features, new_error_fd, again=True)
-            if before is not None:
-                before.close()
+            self._set_up(new, features, new_error_fd, again=True)
+            switch()
         except WireError:
-            if self._inflight is not None and self._inflight is not before:
-                self._inflight.close()
-            self._inflight, self._told = before, old
+            self._change_inflight(before)
             if before is not None:
                 rings.send_inflight(old, before)
-            self._go_on(old, features, new_error_fd, again=True)
+            self._set_up(old, features, new_error_fd, again=True)
+            self._enable(old)
             raise
+        else:
+            if before is not None:
+                before.close()
+            self._stopped = {}  # now its inflight region says where they stand
+            self.interrupted = False
+            self._enable(new)
         finally:
             self.nudge()
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether some ring was stopped by `hand_over` and runs nowhere."""
-        return bool(self._stopped)
+    def _change_inflight(self, region: rings.Inflight | None) -> None:
+        surplus, self._inflight = self._inflight, region
+        if surplus is not None and surplus is not region:
+            surplus.close()
 
-    def _go_on(self, session: Session, features: int, new_error_fd: Callable[[], int], *, again: bool) -> None:
+    def _set_up(self, session: Session, features: int, new_error_fd: Callable[[], int], *, again: bool) -> None:
         error_fd = new_error_fd()
         for queue in self.queues:
             base = self._base(queue, features) if again else rings.first_base(features)
-            rings.start_ring(session, queue, base, error_fd, log=self._dirty_log is not None)
+            rings.set_up_ring(session, queue, base, error_fd, log=self._dirty_log is not None)
+        session.synchronize()
+
+    def _enable(self, session: Session) -> None:
+        for queue in self.queues:
+            rings.enable_ring(session, queue.index)
         session.synchronize()
         self._runs_on = session
         self._stopped = {}
+        self.interrupted = False
 
     def _new_inflight(self, session: Session) -> rings.Inflight | None:
         """A fresh region of that backend, which has it; None when it does not track requests."""
@@ -155,7 +189,6 @@ class RingSet:
         rings.send_memory(session, self.memory)
         if self._dirty_log is not None:
             rings.send_dirty_log(session, self._dirty_log)
-        self._told = session
 
     def _give_inflight(self, session: Session, features: int, again: bool) -> None:
         if not self.queues:
@@ -166,9 +199,7 @@ class RingSet:
         if again and self._inflight is None and not self._idle(features):
             raise Unfit("requests were in flight, of which the old backend kept no account (INFLIGHT_SHMFD)")
         if not again:
-            before, self._inflight = self._inflight, None
-            if before is not None:
-                before.close()
+            self._change_inflight(None)
             self._inflight = self._new_inflight(session)
         elif self._inflight is not None:
             rings.send_inflight(session, self._inflight)

@@ -6,21 +6,25 @@ request, size, version or number of descriptors is a WireError, its descriptors 
 
 from __future__ import annotations
 
+from time import monotonic
+
 from ipc import vhost_user as wire
 from ipc.connection import NEED_REPLY, REPLY, VERSION, Connection
-from ipc.errors import WireError
+from ipc.errors import WireError, WireTimeout
 from ipc.fds import close_all
 from ipc.vhost_user_layout import U64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
+    from ipc.connection import Frame
     from ipc.vhost_user_layout import Layout
 
 REPLY_TIMEOUT = 10.0  # seconds for an ordinary answer
 DRAIN_TIMEOUT = 30.0  # seconds for an answer that has to wait for I/O in flight
+LOOK_PERIOD = 1.0  # seconds between looks at a backend whose answer is late
 MAX_UNSETTLED = 32  # acknowledgements owed before they are collected: far below a socket buffer
 
 PROTOCOL_FEATURES = wire.bits(
@@ -44,13 +48,22 @@ class Session:
     """A connected vhost-user socket after `handshake`. Not thread-safe, except `abort`.
 
     `features` are the backend's virtio features, vhost-user bits included; `protocol` the negotiated protocol features;
-    `max_queues` and `max_regions` what it can hold (None: it did not say).
+    `max_queues` and `max_regions` what it can hold (None: it did not say). Any answer may have to wait for a slow disk,
+    so limits are long; a backend that `is_stopped` whenever it is looked at is not given as much.
     """
 
-    def __init__(self, fd: int, *, dirty_log: bool = False, timeout: float = REPLY_TIMEOUT) -> None:
+    def __init__(
+        self,
+        fd: int,
+        *,
+        dirty_log: bool = False,
+        timeout: float = REPLY_TIMEOUT,
+        is_stopped: Callable[[], bool] = bool,
+    ) -> None:
         self._connection = Connection(fd)
         self._wanted = PROTOCOL_FEATURES | (wire.bits(wire.LOG_SHMFD) if dirty_log else 0)
         self._timeout = timeout
+        self._is_stopped = is_stopped
         self._owed: list[wire.Message] = []
         self.features = 0
         self.protocol = 0
@@ -146,7 +159,7 @@ class Session:
     def _answer(
         self, message: wire.Message, layout: Layout, fds: tuple[int, int], timeout: float
     ) -> tuple[Any, list[int]]:
-        frame = self._connection.receive(timeout)
+        frame = self._next_frame(timeout)
         try:
             if frame.request != message.id:
                 raise WireError(f"the backend answered request {frame.request} instead of {message.name}")
@@ -159,3 +172,16 @@ class Session:
             return layout.unpack(frame.payload), frame.take_fds()
         finally:
             frame.close()
+
+    def _next_frame(self, timeout: float) -> Frame:
+        deadline, stopped = monotonic() + timeout, False
+        while True:
+            left = deadline - monotonic()
+            try:
+                return self._connection.receive(min(left, LOOK_PERIOD))
+            except WireTimeout:
+                if left <= LOOK_PERIOD:
+                    raise
+            before, stopped = stopped, self._is_stopped()
+            if before and stopped:
+                raise WireError("the backend did not answer, being stopped")
