@@ -79,6 +79,25 @@ def test_a_setting_that_the_kernel_has_not_is_not_in_force(group: tuple[Leaf, Pa
     assert not leaf.set_pids_max(16)
 
 
+@pytest.mark.parametrize("group", [V1], indirect=True)
+def test_nothing_is_in_force_for_a_process_that_is_not_in_the_group(group: tuple[Leaf, Path]) -> None:
+    leaf, place = group
+    (place / "cgroup.procs").unlink()
+    leaf.enter(os.getpid())
+    assert not leaf.set_cpu_max(50)
+    leaf.enter((1 << 22) + 1)  # no process has that number: one that is gone stands in nobody's way
+    assert leaf.set_cpu_max(50)
+
+
+def test_devices_whose_names_come_out_alike_have_groups_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "hierarchies", list)
+    groups = Cgroups()
+    names = [groups.leaf(role).name for role in ("a.b", "a_b", "a b", "x" * 200, "x" * 201, "\u00e9" * 200)]
+    assert len(set(names)) == len(names)
+    assert names[:3] == ["backend-a_b", "backend-a_b.2", "backend-a_b.3"]
+    assert all(name.isascii() and len(name) < 120 for name in names)
+
+
 def test_without_hierarchies_nothing_is_in_force_and_nothing_fails() -> None:
     leaf = Leaf("backend-a", [])
     leaf.enter(1)

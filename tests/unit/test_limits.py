@@ -16,6 +16,7 @@ from tests.deadlines import Deadline
 from vmm_core.config.records import BackendPolicy
 from vmm_core.loop import EventLoop
 from vmm_core.supervisor import limits as limits_module
+from vmm_core.supervisor import scheduling
 from vmm_core.supervisor.cgroup_files import Leaf
 from vmm_core.supervisor.limits import Limits
 
@@ -30,6 +31,30 @@ class NoGroups:
 
     def leaf(self, role: str) -> Leaf:
         return Leaf(role, [])
+
+
+class Group(Leaf):
+    """A group for CPUs that notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("disk0", [])
+        self.shares: list[int | None] = []
+        self.members: tuple[int, ...] = ()
+
+    def enter(self, *pids: int) -> None:
+        self.members = pids
+
+    def set_cpu_max(self, percent: int | None) -> bool:
+        self.shares.append(percent)
+        return True
+
+
+class OneGroup(NoGroups):
+    def __init__(self) -> None:
+        self.group = Group()
+
+    def leaf(self, role: str) -> Leaf:
+        return self.group
 
 
 class Process:
@@ -57,9 +82,17 @@ def process() -> Iterator[Process]:
     process.popen.communicate()
 
 
-def limited(process: Process, **limits: Any) -> tuple[Limits, EventLoop]:
+@pytest.fixture
+def successor() -> Iterator[Process]:
+    process = Process(0)
+    yield process
+    process.popen.kill()
+    process.popen.communicate()
+
+
+def limited(process: Process, groups: NoGroups | None = None, **limits: Any) -> tuple[Limits, EventLoop]:
     loop = EventLoop()
-    made = Limits("disk0", BackendPolicy(**limits), loop, cast(Any, NoGroups()))
+    made = Limits("disk0", BackendPolicy(**limits), loop, cast(Any, groups or NoGroups()))
     made.started(cast(Any, process))
     return made, loop
 
@@ -125,6 +158,74 @@ def test_a_lifted_limit_is_gone_from_the_report(process: Process) -> None:
 def test_a_limit_without_a_process_is_not_in_force() -> None:
     made = Limits("disk0", BackendPolicy(nice=3), EventLoop(), cast(Any, NoGroups()))
     assert by(made) == {"nice": (False, "no process")}
+
+
+def test_nothing_is_in_force_between_two_processes_and_what_changes_is_for_the_next(
+    process: Process, successor: Process
+) -> None:
+    groups = OneGroup()
+    made, _ = limited(process, groups, cpu_max=50)
+    assert by(made)["cpu-max"][0]
+    process.end_reason = "was killed"
+    made.change(BackendPolicy(cpu_max=25))
+    assert by(made) == {"cpu-max": (False, "no process")}
+    made.started(cast(Any, successor))
+    assert by(made)["cpu-max"][0]
+    assert groups.group.shares == [50, 25]
+
+
+def test_a_limit_that_was_lifted_between_two_processes_does_not_hold_the_next(
+    process: Process, successor: Process
+) -> None:
+    """A group outlives its processes, and what was written into it."""
+    groups = OneGroup()
+    made, _ = limited(process, groups, cpu_max=50)
+    process.end_reason = "was killed"
+    made.change(BackendPolicy())
+    made.started(cast(Any, successor))
+    assert groups.group.shares == [50, None]
+    assert by(made) == {}
+
+
+def test_the_group_holds_whoever_lives(process: Process, successor: Process) -> None:
+    """After an upgrade that failed that is the old process, which the newcomer's start had pushed out of mind."""
+    groups = OneGroup()
+    made, _ = limited(process, groups, cpu_max=50)
+    made.started(cast(Any, successor))
+    assert groups.group.members == (process.pid, successor.pid)
+    successor.end_reason = "was killed"
+    made.change(BackendPolicy(cpu_max=20))
+    assert list(groups.group.members) == [process.pid]
+
+
+def test_a_limit_of_tasks_outlasts_the_sandbox_that_sets_its_own(process: Process) -> None:
+    made, _ = limited(process, pids_max=500)
+    resource.prlimit(process.pid, resource.RLIMIT_NPROC, (600, 600))
+    made.confined()
+    assert resource.prlimit(process.pid, resource.RLIMIT_NPROC) == (500, 600)
+    made.change(BackendPolicy(pids_max=1000))
+    assert by(made) == {"pids-max": (True, "rlimit NPROC")}
+    assert resource.prlimit(process.pid, resource.RLIMIT_NPROC) == (600, 600)
+
+
+def test_a_limit_that_cannot_be_lifted_is_reported(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = limited(process, nice=3)
+    monkeypatch.setattr(scheduling, "set_nice", lambda _pid, _nice: (False, "Permission denied"))
+    made.change(BackendPolicy())
+    assert made.report() == [{"limit": "nice", "value": "none", "in-force": False, "by": "Permission denied"}]
+
+
+def test_without_a_limit_a_backend_has_its_vms_priority(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def set_nice(_pid: int, nice: int) -> tuple[bool, str]:
+        asked.append(nice)
+        return True, "scheduler"
+
+    monkeypatch.setattr(scheduling, "set_nice", set_nice)
+    made, _ = limited(process, nice=19)
+    made.change(BackendPolicy())
+    assert asked == [19, os.getpriority(os.PRIO_PROCESS, 0)]
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import os
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
+from rich.console import Console
 
 from tools.paths import ROOT
 from vmm_core.errors import VmmError
@@ -87,6 +90,13 @@ def test_a_device_without_process_has_no_figures_of_one() -> None:
     assert not any("process=disk0" in name for name in found)
 
 
+def test_a_device_that_is_called_core_is_not_taken_for_the_core() -> None:
+    found = samples(exposed(reading(id="core")))
+    assert found["stratovirt_process_cpu_seconds_total{mode=user,process=core (device),vm=web}"] == 1.5
+    assert found["stratovirt_process_cpu_seconds_total{mode=user,process=core,vm=web}"] == 0
+    assert [row.kind for row in rates.rows(reading(id="core"))] == ["core", "backend"]
+
+
 def test_docs_list_every_metric_and_no_other() -> None:
     text = (ROOT / "docs/metrics.md").read_text()
     documented = set(re.findall(r"^\| `(stratovirt_\w+)`", text, re.MULTILINE))
@@ -153,6 +163,16 @@ def test_events_before_the_answer_do_not_disturb(tmp_path: Path) -> None:
         {"return": []},
         account(backends=[{"id": 5}]),
         account(backends=[{"id": "d", "queues": [{"kicks": "many"}]}]),
+        account(backends=[{"id": "d", "restarts": -1}]),
+        account(backends=[{"id": "d", "queues": [{"requests": 10**400}]}]),
+        account(backends=[{"id": "d", "queues": [{"latency": [5, -6]}]}]),
+        account(backends=[{"id": "d", "queues": [{"latency": [1] * 32}]}]),
+        account(backends=[{"id": "d", "process": {"cpu-user": -0.5}}]),
+        account(backends=[{"id": "d", "pressure": {"cpu": {"some": {"total": -1}}}}]),
+        account(backends=[{"id": "d"}, {"id": "d"}]),
+        account(backends=[{"id": "d", "limits": [{"limit": "nice", "value": "1", "in-force": True, "by": ""}] * 2}]),
+        account(backends=[{"id": str(number)} for number in range(257)]),
+        account(backends=[{"id": str(number), "queues": [{}] * 64} for number in range(33)]),
         {"error": {"class": "GenericError", "desc": "no"}},
         "text",
     ],
@@ -188,6 +208,34 @@ def test_a_silent_vm_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytes
         found, failures = readings.read_all({"silent": silent["web"], "good": good["web"]})
     assert [each.vm for each in found] == ["good"]
     assert len(failures) == 1
+
+
+def test_vms_are_asked_at_the_same_time(tmp_path: Path) -> None:
+    """Twenty dead ones cost as long as one: none of these answers before all have been asked."""
+    all_asked = threading.Barrier(3)
+
+    def talk(client: socket.socket) -> None:
+        client.recv(1000)
+        all_asked.wait(10)
+        client.sendall(json.dumps(account()).encode() + b"\r\n")
+
+    with ExitStack() as stack:
+        places = {}
+        for name in ("a", "b", "c"):
+            (tmp_path / name).mkdir()
+            places[name] = stack.enter_context(vm(tmp_path / name, talk))["web"]
+        found, failures = readings.read_all(places)
+    assert ([each.vm for each in found], failures) == (["a", "b", "c"], [])
+
+
+def test_a_directory_whose_name_is_no_text_does_not_silence_the_others(tmp_path: Path) -> None:
+    with vm(tmp_path, says(GREETING, account())) as places:
+        strange = tmp_path / os.fsdecode(b"x\xff")
+        strange.mkdir()
+        (strange / "monitor.sock").touch()
+        found, failures = readings.read_all(readings.monitors(str(tmp_path)))
+    assert [each.vm for each in found] == [*places]
+    assert samples(exposed(*found, down=tuple(each.vm for each in failures)))["stratovirt_vm_up{vm=x\\xff}"] == 0
 
 
 def test_the_exporter_serves_a_unix_socket_and_only_loopback(tmp_path: Path) -> None:
@@ -239,14 +287,47 @@ def test_percentiles_round_up_to_the_end_of_their_bucket() -> None:
 
 
 def test_a_vms_words_do_not_reach_the_terminal_as_they_are() -> None:
-    from rich.console import Console
-
     hostile = reading(id="[red]\x1b]0;title\x07")
     console = Console(width=200, record=True, file=open(os.devnull, "w"))
     console.print(top.table(rates.rows(hostile)))
     text = console.export_text(styles=True)
     assert "\x1b]0" not in text
     assert "\\[red]" in text or "[red]" in text
+
+
+def shown(found: list[rates.Row], width: int, height: int = 50) -> list[str]:
+    console = Console(width=width, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(top.table(found, width, height))
+    return capture.get().splitlines()
+
+
+def test_in_a_narrow_terminal_columns_go_instead_of_being_cut() -> None:
+    disk = reading(requests=123_456, taken=12.0, restarts=12)
+    found = rates.rows(disk, reading(taken=11.0))
+    wide, narrow = shown(found, 200), shown(found, 80)
+    assert wide[0].split() == " ".join(top.COLUMNS).split()
+    assert {"VM", "process", "restarts", "CPU", "memory", "op/s", "read/s", "write/s", "p99"} <= {*narrow[0].split()}
+    assert "pid" not in narrow[0]
+    assert not [line for line in wide + narrow + shown(found, 60) if "\u2026" in line]
+
+
+def test_rows_without_room_are_counted() -> None:
+    found = rates.rows(reading()) * 20
+    lines = shown(found, 80, 24)
+    assert len(lines) < 24
+    assert "19 more lines" in lines[-1]
+    assert "more lines" not in "".join(shown(found, 80))
+
+
+def test_a_vm_that_does_not_answer_keeps_its_row(tmp_path: Path) -> None:
+    (tmp_path / "dead").mkdir()
+    (tmp_path / "dead" / "monitor.sock").touch()
+    with vm(tmp_path, says(GREETING, account())):
+        watch = top.Watch(argparse.Namespace(qmp="", vm="", run_directory=str(tmp_path)))
+        rows = watch.take()
+    assert [(row.vm, row.state, row.memory) for row in rows] == [("dead", "no answer", None), ("web", "running", 0)]
+    assert "no answer" in shown(rows, 80)[1]
 
 
 def test_units() -> None:

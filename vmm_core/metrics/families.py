@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from vmm_core.metrics.readings import Backend, Process, Queue, Reading
 
 PREFIX = "stratovirt_"
+CORE, DEVICE = "core", " (device)"
 TOP_BUCKET = 24  # the last bound is 2**24 microseconds, 16.8 s; what took longer is in +Inf alone
 BOUNDS = [f"{(1 << exponent) / 1e6:g}" for exponent in range(1, TOP_BUCKET + 1)]
 
@@ -100,14 +101,19 @@ def _processes(readings: list[Reading]) -> Iterator[Metric]:
         family = row.kind(PREFIX + row.name, row.help, labels=labels)
         for reading in readings:
             named = [
-                ("core", reading.core.process),
-                *((each.id, each.process) for each in reading.backends if each.pid),
+                (CORE, reading.core.process),
+                *((_beside_core(each.id), each.process) for each in reading.backends if each.pid),
             ]
             for name, process in named:
                 for label, value in row.values(process).items():
                     if value is not None:
                         family.add_metric([reading.vm, name, *([label] if row.label else [])], value)
         yield family
+
+
+def _beside_core(name: str) -> str:
+    """A device may be called `core`: the process label tells the two apart."""
+    return f"{name}{DEVICE}" if name.removesuffix(DEVICE) == CORE else name
 
 
 def _backends(readings: list[Reading]) -> Iterator[Metric]:

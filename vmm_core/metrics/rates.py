@@ -6,18 +6,23 @@ import msgspec
 
 from vmm_core.metrics.readings import Backend, Process, Queue, Reading
 
-CORE = "core"
+CORE, BACKEND = "core", "backend"
+RUNNING, SILENT = "running", "no answer"
 
 
 class Row(msgspec.Struct, rename="kebab"):
-    """One process. Rates are per second, None at the first reading; latencies in seconds, upper bounds of buckets."""
+    """One process. Rates are per second, None at the first reading; latencies in seconds, upper bounds of buckets.
+
+    `kind` tells the core from a device that is called so.
+    """
 
     vm: str
+    kind: str
     process: str
     pid: int
     state: str
     restarts: int
-    memory: int
+    memory: int | None
     guest_memory: int | None = None
     cpu: float | None = None
     requests: float | None = None
@@ -34,15 +39,21 @@ class Row(msgspec.Struct, rename="kebab"):
 def rows(now: Reading, before: Reading | None = None) -> list[Row]:
     """The core's row, then one for each backend."""
     seconds = now.taken - before.taken if before is not None else 0.0
-    core = Row(now.vm, CORE, now.core.pid, "running", 0, now.core.process.own_memory, now.core.guest_memory)
+    memory = now.core.process.own_memory
+    core = Row(now.vm, CORE, CORE, now.core.pid, RUNNING, 0, memory, now.core.guest_memory)
     if before is not None and before.core.pid == now.core.pid:
         core.cpu = _cpu(now.core.process, before.core.process, seconds)
     earlier = {backend.id: backend for backend in before.backends} if before is not None else {}
     return [core, *(_backend_row(now.vm, each, earlier.get(each.id), seconds) for each in now.backends)]
 
 
+def silent(vm: str) -> Row:
+    """The row of a VM that does not answer."""
+    return Row(vm, CORE, CORE, 0, SILENT, 0, None)
+
+
 def _backend_row(vm: str, now: Backend, before: Backend | None, seconds: float) -> Row:
-    row = Row(vm, now.id, now.pid, now.state, now.restarts, now.process.own_memory)
+    row = Row(vm, BACKEND, now.id, now.pid, now.state, now.restarts, now.process.own_memory)
     total = _sum(now.queues)
     row.in_flight = total.in_flight
     if before is None or seconds <= 0:

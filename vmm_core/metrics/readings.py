@@ -1,6 +1,7 @@
 """One reading of one VM: `x-query-backend-stats` over its monitor, checked against a schema.
 
-A VM is not trusted: it answers in bounded time with bounded size, and what it says is data of known types.
+A VM is not trusted: it answers in bounded time with bounded size, and what it says is data of known types and ranges:
+one negative counter or one name that comes twice would make readers of our metrics refuse those of every VM.
 """
 
 from __future__ import annotations
@@ -8,47 +9,56 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from ipc.queue_stats import BUCKETS
+from ipc.queue_stats import BUCKETS, LARGEST, MAX_QUEUES
 from vmm_core.errors import VmmError
 from vmm_core.rundir import FRESH, SOCKET, base_directory
 
 TIME_LIMIT = 2.0  # seconds for one VM to answer
 SIZE_LIMIT = 4 << 20  # bytes of an answer
+AT_ONCE = 64  # VMs that are asked at the same time
+MAX_BACKENDS, ALL_QUEUES = 256, 2048  # of one VM
 REQUEST = b'{"execute":"x-query-backend-stats"}\n'
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+Name = Annotated[str, msgspec.Meta(max_length=255)]
+Few = msgspec.Meta(max_length=16)
 
 
 class Process(msgspec.Struct, rename="kebab"):
     """What one process uses; None where the kernel would not say. Bytes, seconds, counts."""
 
-    cpu_user: float = 0.0
-    cpu_system: float = 0.0
-    minor_faults: int = 0
-    major_faults: int = 0
-    threads: int = 0
-    age: float = 0.0
-    rss: int = 0
-    rss_anonymous: int = 0
-    rss_file: int = 0
-    rss_shared: int = 0
-    voluntary_switches: int | None = None
-    involuntary_switches: int | None = None
-    read_chars: int | None = None
-    written_chars: int | None = None
-    read_calls: int | None = None
-    write_calls: int | None = None
-    read_bytes: int | None = None
-    written_bytes: int | None = None
-    descriptors: int | None = None
-    pss: int | None = None
-    pss_anonymous: int | None = None
-    pss_file: int | None = None
-    pss_shared: int | None = None
-    uss: int | None = None
+    cpu_user: Amount = 0.0
+    cpu_system: Amount = 0.0
+    minor_faults: Count = 0
+    major_faults: Count = 0
+    threads: Count = 0
+    age: Amount = 0.0
+    rss: Count = 0
+    rss_anonymous: Count = 0
+    rss_file: Count = 0
+    rss_shared: Count = 0
+    voluntary_switches: Count | None = None
+    involuntary_switches: Count | None = None
+    read_chars: Count | None = None
+    written_chars: Count | None = None
+    read_calls: Count | None = None
+    write_calls: Count | None = None
+    read_bytes: Count | None = None
+    written_bytes: Count | None = None
+    descriptors: Count | None = None
+    pss: Count | None = None
+    pss_anonymous: Count | None = None
+    pss_file: Count | None = None
+    pss_shared: Count | None = None
+    uss: Count | None = None
 
     @property
     def own_memory(self) -> int:
@@ -61,21 +71,23 @@ class Process(msgspec.Struct, rename="kebab"):
 class Queue(msgspec.Struct, rename="kebab"):
     """Counters since the device was first served; `latency` by powers of two of microseconds."""
 
-    kicks: int = 0
-    calls: int = 0
-    calls_suppressed: int = 0
-    requests: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-    errors: int = 0
-    in_flight: int = 0
-    latency_ns: int = 0
-    latency: list[int] = msgspec.field(default_factory=lambda: [0] * BUCKETS)
+    kicks: Count = 0
+    calls: Count = 0
+    calls_suppressed: Count = 0
+    requests: Count = 0
+    read_bytes: Count = 0
+    written_bytes: Count = 0
+    errors: Count = 0
+    in_flight: Count = 0
+    latency_ns: Count = 0
+    latency: Annotated[list[Count], msgspec.Meta(max_length=BUCKETS)] = msgspec.field(
+        default_factory=lambda: [0] * BUCKETS
+    )
 
 
 class Limit(msgspec.Struct, rename="kebab"):
-    limit: str
-    value: str
+    limit: Name
+    value: Name
     in_force: bool
     by: str
 
@@ -83,31 +95,47 @@ class Limit(msgspec.Struct, rename="kebab"):
 class Backend(msgspec.Struct, rename="kebab"):
     """One device's backend; no `process` while there is none, or when it is not the VM's."""
 
-    id: str
-    pid: int = 0
-    state: str = ""
-    restarts: int = 0
+    id: Name
+    pid: Count = 0
+    state: Name = ""
+    restarts: Count = 0
     process: Process = msgspec.field(default_factory=Process)
-    queues: list[Queue] = msgspec.field(default_factory=list)
-    limits: list[Limit] = msgspec.field(default_factory=list)
-    memory_kills: int = 0
-    pressure: dict[str, dict[str, dict[str, float]]] = msgspec.field(default_factory=dict)
+    queues: Annotated[list[Queue], msgspec.Meta(max_length=MAX_QUEUES)] = msgspec.field(default_factory=list)
+    limits: Annotated[list[Limit], Few] = msgspec.field(default_factory=list)
+    memory_kills: Count = 0
+    pressure: Annotated[
+        dict[Name, Annotated[dict[Name, Annotated[dict[Name, Amount], Few]], Few]], Few
+    ] = msgspec.field(default_factory=dict)  # fmt: skip
+
+    def __post_init__(self) -> None:
+        _unlike("limits", (each.limit for each in self.limits))
 
 
 class Core(msgspec.Struct, rename="kebab"):
-    pid: int = 0
+    pid: Count = 0
     process: Process = msgspec.field(default_factory=Process)
-    guest_memory: int = 0
+    guest_memory: Count = 0
 
 
 class Reading(msgspec.Struct, rename="kebab"):
     """A VM's account. `vm` and `taken` (monotonic seconds) are ours, the rest is the VM's."""
 
     core: Core
-    backends: list[Backend]
-    name: str = ""
+    backends: Annotated[list[Backend], msgspec.Meta(max_length=MAX_BACKENDS)]
+    name: Name = ""
     vm: str = ""
     taken: float = 0.0
+
+    def __post_init__(self) -> None:
+        _unlike("backends", (each.id for each in self.backends))
+        if sum(len(each.queues) for each in self.backends) > ALL_QUEUES:
+            raise ValueError(f"more than {ALL_QUEUES} queues")
+
+
+def _unlike(what: str, names: Iterable[str]) -> None:
+    known = list(names)
+    if len({*known}) < len(known):
+        raise ValueError(f"two {what} of one name")
 
 
 class Answer(msgspec.Struct):
@@ -116,6 +144,10 @@ class Answer(msgspec.Struct):
 
 class ReadingError(VmmError):
     """A VM that did not answer as it should; one line."""
+
+    def __init__(self, vm: str, reason: str) -> None:
+        super().__init__(f"{vm}: {reason}")
+        self.vm = vm
 
 
 def monitors(base: str = "") -> dict[str, str]:
@@ -127,8 +159,13 @@ def monitors(base: str = "") -> dict[str, str]:
         names = []
     except OSError as error:
         raise VmmError(f"{place}: {error.strerror}") from error
-    found = {name: str(Path(place, name, SOCKET)) for name in names if not name.startswith(FRESH)}
+    found = {_shown(name): str(Path(place, name, SOCKET)) for name in names if not name.startswith(FRESH)}
     return {name: path for name, path in found.items() if os.path.exists(path)}
+
+
+def _shown(name: str) -> str:
+    """A directory's name as text: no VM of ours makes one that is none, and it must not silence the others."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def read(vm: str, path: str) -> Reading:
@@ -140,22 +177,26 @@ def read(vm: str, path: str) -> Reading:
             sock.sendall(REQUEST)
             reading = _answer(sock)
         except OSError as error:
-            raise ReadingError(f"{vm}: {path}: {error.strerror or error}") from error
+            raise ReadingError(vm, f"{path}: {error.strerror or error}") from error
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise ReadingError(f"{vm}: not an account of a VM: {error}") from error
+            raise ReadingError(vm, f"not an account of a VM: {error}") from error
     reading.vm, reading.taken = vm, time.monotonic()
     return reading
 
 
 def read_all(places: dict[str, str]) -> tuple[list[Reading], list[ReadingError]]:
-    """Ask each VM in turn."""
-    readings, failures = [], []
-    for vm, path in places.items():
-        try:
-            readings.append(read(vm, path))
-        except ReadingError as error:
-            failures.append(error)
-    return readings, failures
+    """Ask all at once: those that do not answer are waited for together."""
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        said = list(threads.map(_read_or_why, places, places.values()))
+    failures = [each for each in said if isinstance(each, ReadingError)]
+    return [each for each in said if isinstance(each, Reading)], failures
+
+
+def _read_or_why(vm: str, path: str) -> Reading | ReadingError:
+    try:
+        return read(vm, path)
+    except ReadingError as error:
+        return error
 
 
 def _answer(sock: socket.socket) -> Reading:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -10,18 +11,22 @@ from collections.abc import Sequence
 import msgspec
 from rich.console import Console
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 
 from vmm_core.errors import VmmError
 from vmm_core.metrics.exporter import add_choice, places
-from vmm_core.metrics.rates import CORE, Row, rows
+from vmm_core.metrics.rates import CORE, RUNNING, Row, rows, silent
 from vmm_core.metrics.readings import Reading, ReadingError, read_all
 
 COLUMNS = (
-    ("VM", "left"), ("process", "left"), ("pid", "right"), ("state", "left"), ("restarts", "right"), ("CPU", "right"),
-    ("memory", "right"), ("op/s", "right"), ("read/s", "right"), ("write/s", "right"), ("errors/s", "right"),
-    ("in flight", "right"), ("p50", "right"), ("p99", "right"),
+    "VM", "process", "pid", "state", "restarts", "CPU", "memory", "guest", "op/s", "read/s", "write/s", "errors/s",
+    "in flight", "p50", "p99",
 )  # fmt: skip
+LEFT = ("VM", "process", "state")
+EXPENDABLE = ("in flight", "p50", "pid", "guest", "state", "errors/s", "restarts", "p99")  # the first goes first
+NO_END = 100_000  # columns and lines of what is no terminal
+NAME_WIDTH = 16
 FIRST_WAIT = 0.5  # seconds between the two readings that --once needs for its rates
 
 
@@ -34,6 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     """Show until interrupted; returns the exit status."""
     options = _parser().parse_args(arguments)
     watch = Watch(options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the terminal would be left as the table needs it
     try:
         if options.once:
             return _once(watch, options.json)
@@ -58,11 +64,12 @@ class Watch:
         self.failures: list[ReadingError] = []
 
     def take(self) -> list[Row]:
-        """One reading of each VM."""
-        readings, self.failures = read_all(places(self._options))
-        found = [row for reading in readings for row in rows(reading, self._last.get(reading.vm))]
+        """One reading of each VM; one that does not answer has a row, too."""
+        where = places(self._options)
+        readings, self.failures = read_all(where)
+        found = {reading.vm: rows(reading, self._last.get(reading.vm)) for reading in readings}
         self._last = {reading.vm: reading for reading in readings}
-        return found
+        return [row for vm in where for row in found.get(vm) or [silent(vm)]]
 
 
 def _once(watch: Watch, as_json: bool) -> int:
@@ -74,7 +81,8 @@ def _once(watch: Watch, as_json: bool) -> int:
     if as_json:
         _print(found)
     else:
-        Console().print(table(found))
+        console = Console() if sys.stdout.isatty() else Console(width=NO_END)
+        console.print(table(found, console.width))
     return 1 if watch.failures else 0
 
 
@@ -90,35 +98,56 @@ def _print(found: list[Row]) -> None:
 
 
 def _show(watch: Watch, interval: float) -> None:
-    with Live(table(watch.take()), screen=True, auto_refresh=False) as live:
+    console = Console()
+    with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
+            live.update(table(watch.take(), *console.size), refresh=True)
             time.sleep(interval)
-            live.update(table(watch.take()), refresh=True)
 
 
-def table(found: list[Row]) -> Table:
-    """The rows for a person: units, dashes for what is not known, backends indented below their VM."""
-    shown = Table(box=None, header_style="bold", caption=None if found else "no VM runs")
-    for name, side in COLUMNS:
-        shown.add_column(name, justify="right" if side == "right" else "left", no_wrap=True)
-    for row in found:
-        shown.add_row(*_cells(row), style="" if row.state == "running" else "red")
+def table(found: list[Row], width: int = NO_END, height: int = NO_END) -> Table:
+    """The rows for a person: units, dashes for what is not known, backends indented below their VM.
+
+    A column that is cut short tells nothing, so in a narrow terminal there are fewer. Rows without room are counted.
+    """
+    room = max(1, height - 3)
+    rest = len(found) - room
+    caption = f"{rest} more lines; --vm NAME shows one VM" if rest > 0 else None if found else "no VM runs"
+    ruler = Console(width=NO_END)
+    names = [*COLUMNS]
+    for name in (*EXPENDABLE, ""):
+        shown = _table(found[:room], names, caption)
+        if not name or Measurement.get(ruler, ruler.options, shown).maximum <= width:
+            break
+        names.remove(name)
     return shown
 
 
-def _cells(row: Row) -> list[str]:
-    is_core = row.process == CORE
-    memory = size(row.memory) + (f" + {size(row.guest_memory)} guest" if row.guest_memory is not None else "")
-    return [
+def _table(found: list[Row], names: list[str], caption: str | None) -> Table:
+    shown = Table(box=None, header_style="bold", caption=caption, collapse_padding=True, pad_edge=False)
+    for name in names:
+        widest = NAME_WIDTH if name in ("VM", "process") else None
+        shown.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True, max_width=widest)
+    for row in found:
+        cells = _cells(row)
+        shown.add_row(*(cells[name] for name in names), style="" if row.state == RUNNING else "red")
+    return shown
+
+
+def _cells(row: Row) -> dict[str, str]:
+    is_core = row.kind == CORE
+    values = [
         _plain(row.vm if is_core else ""),
         _plain(row.process if is_core else f"  {row.process}"),
         str(row.pid or "-"),
         _plain(row.state),
         "" if is_core else str(row.restarts),
         "-" if row.cpu is None else f"{100 * row.cpu:.1f}%",
-        memory,
+        size(row.memory),
+        "" if row.guest_memory is None else size(row.guest_memory),
         *(["", "", "", "", "", "", ""] if is_core else _traffic(row)),
     ]
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def _traffic(row: Row) -> list[str]:

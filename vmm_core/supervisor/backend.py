@@ -41,6 +41,7 @@ class BackendProcess:
         self.end_reason = ""
         self.hopeless = False
         self.on_started: Callable[[BackendProcess], None] | None = None  # called when `pid` is known
+        self.on_confined: Callable[[], None] | None = None
         self._loop = loop
         self._on_end = on_end
         self._pidfd = -1
@@ -76,6 +77,8 @@ class BackendProcess:
         self.confined, self.missing, self.landlock = True, missing, landlock
         for line in missing:
             log.info(f"{self.name}: sandbox without {line}")
+        if self.on_confined is not None:
+            self.on_confined()
 
     def exited(self, status: int) -> None:
         """The spawner's word on how it ended: negative for a signal."""

@@ -64,23 +64,24 @@ def _own_groups() -> dict[int | frozenset[str], str]:
 
 
 class Leaf:
-    """The groups of one process, one in each hierarchy. A controller's group is made when it is first needed."""
+    """The groups of one device's processes, one in each hierarchy. A controller's group is made when first needed."""
 
     def __init__(self, name: str, parents: list[Hierarchy]) -> None:
+        self.name = name
         self._groups = [parent.below(name) for parent in parents]
-        self._pid = 0
+        self._pids: tuple[int, ...] = ()
 
     def version(self, controller: str) -> int:
         """1 or 2: where the controller can be had; 0: nowhere."""
         group = self._with(controller)
         return group.version if group else 0
 
-    def enter(self, pid: int) -> None:
-        """Put a process into every group that exists, and into each that will be made."""
-        self._pid = pid
+    def enter(self, *pids: int) -> None:
+        """These are the processes now: put them into every group that exists, and into each that will be made."""
+        self._pids = pids
         for group in self._groups:
             if (group.version == V2 and make(group.base)) or os.path.isdir(group.base):
-                write(os.path.join(group.base, "cgroup.procs"), str(pid))
+                self._fill(group)
 
     def set_cpu_max(self, percent: int | None) -> bool:
         """Percent of one CPU; None: no limit."""
@@ -142,7 +143,7 @@ class Leaf:
         return next((group for group in self._groups if controller in group.controllers), None)
 
     def _ready(self, controller: str) -> Hierarchy | None:
-        """The controller's group, made and entered; None when that cannot be."""
+        """The controller's group, with every process in it; None when that cannot be."""
         group = self._with(controller)
         if group is None:
             return None
@@ -150,9 +151,15 @@ class Leaf:
             if not make(group.base):
                 return None
             group.inherit(group.base)
-            if self._pid and not write(os.path.join(group.base, "cgroup.procs"), str(self._pid)):
-                return None
-        return group
+        return group if self._fill(group) else None
+
+    def _fill(self, group: Hierarchy) -> bool:
+        """Whether all of the processes that still live are in a group: those that are not are put there."""
+        members = os.path.join(group.base, "cgroup.procs")
+        present = read(members).split()
+        return all(
+            str(pid) in present or write(members, str(pid)) or not os.path.exists(f"/proc/{pid}") for pid in self._pids
+        )
 
     def _put(self, controller: str, name: str, value: str) -> bool:
         group = self._ready(controller)

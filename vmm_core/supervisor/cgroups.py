@@ -43,10 +43,17 @@ class Cgroups:
         """A new leaf for `role`, with whatever controllers can be had: perhaps none."""
         if self._hierarchies is None:
             self._hierarchies = [each for each in hierarchies() if self._open(each)]
-        name = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in role)[:100]
-        leaf = Leaf(f"backend-{name}", [each.below(self._name) for each in self._hierarchies])
+        leaf = Leaf(self._free_name(role), [each.below(self._name) for each in self._hierarchies])
         self._leaves.append(leaf)
         return leaf
+
+    def _free_name(self, role: str) -> str:
+        """A directory's name for a device's, which may hold anything; one more where two come out alike."""
+        plain = "".join(letter if (letter.isascii() and letter.isalnum()) or letter in "-_" else "_" for letter in role)
+        name = f"backend-{plain[:100]}"
+        taken = {leaf.name for leaf in self._leaves}
+        choices = [name, *(f"{name}.{number}" for number in range(2, len(taken) + 2))]
+        return next(choice for choice in choices if choice not in taken)
 
     def close(self) -> None:
         """Remove every group; those of processes that have not ended stay for the next start to remove."""

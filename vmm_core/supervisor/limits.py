@@ -13,7 +13,7 @@ from vmm_core.supervisor.cgroup_files import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from vmm_core.config.records import BackendPolicy
     from vmm_core.loop import EventLoop, Timer
@@ -56,26 +56,37 @@ class Limits:
         self._shared = shared
         self._disk = disk
         self._processes: list[BackendProcess] = []  # two while one takes over from the other
-        self._ways: dict[str, Way] = {}
+        self._ways: dict[str, Way] = {}  # what has been put in force, and what was lifted but still holds
         self._timer: Timer | None = None
 
     def started(self, process: BackendProcess) -> None:
         """A new process serves the device, or is about to."""
         self._processes = [*self._living(), process]
         if process.pid and (self._wanted() or self._cgroups.delegated()):
-            self._enter(process.pid)
-        self._apply(self._wanted())
+            self._enter()
+        self._apply()
+
+    def confined(self) -> None:
+        """Its sandbox stands: that has limits of its own, and has just replaced ours."""
+        if self.policy.pids_max is not None:
+            self._apply(("pids_max",))
 
     def change(self, policy: BackendPolicy) -> None:
         """Other limits from now on; those that are None now are lifted."""
-        before, self.policy = self._wanted(), policy
-        self._apply([name for name in LIMITS if name in before or getattr(policy, name) is not None])
+        self.policy = policy
+        self._apply()
 
     def report(self) -> list[dict[str, object]]:
-        """Each limit that was asked for: its value, whether it is in force, and by what or why not."""
+        """Each limit that was asked for: its value, whether it is in force, and by what or why not.
+
+        One that could not be lifted is there too: `none`, which is not in force.
+        """
         lines: list[dict[str, object]] = []
-        for name in self._wanted():
-            good, way = self._ways.get(name, (False, "no process"))
+        ways = self._ways if self._living() else {}
+        for name in LIMITS:
+            if name not in ways and getattr(self.policy, name) is None:
+                continue
+            good, way = ways.get(name, (False, "no process"))
             lines.append({"limit": option(name), "value": spell(self.policy, name), "in-force": good, "by": way})
         return lines
 
@@ -92,20 +103,27 @@ class Limits:
     def _wanted(self) -> list[str]:
         return [name for name in LIMITS if getattr(self.policy, name) is not None]
 
-    def _enter(self, pid: int) -> Leaf:
+    def _enter(self) -> Leaf:
+        """One leaf for all: a process that takes over and the one that it relieves, or serves on after all."""
         if self.leaf is None:
             self.leaf = self._cgroups.leaf(self.name)
-        self.leaf.enter(pid)
+        self.leaf.enter(*(process.pid for process in self._living()))
         return self.leaf
 
-    def _apply(self, names: list[str]) -> None:
-        for process in self._living() if names else ():
-            leaf = self.leaf or self._enter(process.pid)
-            for name in names:
-                way = self._put(name, process.pid, leaf)
-                if way != self._ways.get(name) and not way[0]:
-                    log.warn(f"{self.name}: {option(name)}={spell(self.policy, name)} is not in force: {way[1]}")
-                self._ways[name] = way
+    def _apply(self, which: Iterable[str] = LIMITS) -> None:
+        names = [name for name in which if name in self._ways or getattr(self.policy, name) is not None]
+        living = self._living()
+        if not names or not living:
+            return
+        leaf = self._enter()
+        for name in names:
+            ways = [self._put(name, process.pid, leaf) for process in living]
+            way = next((way for way in ways if not way[0]), ways[-1])
+            if way != self._ways.get(name) and not way[0]:
+                log.warn(f"{self.name}: {option(name)}={spell(self.policy, name)} is not in force: {way[1]}")
+            self._ways[name] = way
+            if way[0] and getattr(self.policy, name) is None:
+                del self._ways[name]  # lifted: the next process need not be told
 
     def _put(self, name: str, pid: int, leaf: Leaf) -> Way:
         value = getattr(self.policy, name)
@@ -119,7 +137,7 @@ class Limits:
             return self._put_memory(value, leaf)
         if name == "pids_max":
             return _by(leaf, "pids") if leaf.set_pids_max(value) else scheduling.set_tasks(pid, value)
-        return scheduling.set_nice(pid, value or 0)
+        return scheduling.set_nice(pid, scheduling.own_nice() if value is None else value)
 
     def _put_io(self, name: str, leaf: Leaf) -> Way:
         disk = self._disk()

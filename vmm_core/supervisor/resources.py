@@ -42,6 +42,7 @@ class Account:
         """From now on this process serves the device: limit and watch it as soon as it runs."""
         self.process = process
         process.on_started = self.limits.started
+        process.on_confined = self.limits.confined
         return process
 
     def close(self) -> None:

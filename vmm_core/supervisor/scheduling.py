@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 
+from vmm_core.supervisor.cgroup_files import read
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,6 +22,11 @@ def set_nice(pid: int, nice: int) -> Way:
     return (not failure, failure or "scheduler")
 
 
+def own_nice() -> int:
+    """This process's priority, with which every backend starts. The core's own filter has no getpriority."""
+    return int(read("/proc/self/stat").rpartition(")")[2].split()[16])
+
+
 def set_affinity(pid: int, cpus: Iterable[int]) -> Way:
     """CPUs that every thread may run on."""
     wanted = set(cpus)
@@ -31,7 +38,8 @@ def set_tasks(pid: int, limit: int | None) -> Way:
     """Threads of the user that the process runs as: each backend has a user of its own where the host permits that."""
     try:
         hard = resource.prlimit(pid, resource.RLIMIT_NPROC)[1]
-        resource.prlimit(pid, resource.RLIMIT_NPROC, (limit or hard, hard))
+        soft = hard if limit is None else limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.prlimit(pid, resource.RLIMIT_NPROC, (soft, hard))
     except (OSError, ValueError) as error:
         return False, f"rlimit: {getattr(error, 'strerror', None) or error}"
     return True, "rlimit NPROC"
