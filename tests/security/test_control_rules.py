@@ -30,7 +30,7 @@ class Front:
     def supervise(self, **hooks: Callable[..., object]) -> None:
         self._ready = hooks["on_ready"]
 
-    def attach(self, fd: int) -> None:
+    def attach(self, fd: int, _is_stopped: Callable[[], bool]) -> None:
         self.sockets.append(socket.socket(fileno=fd))
 
     def prepare(self) -> None:

@@ -130,10 +130,14 @@ def test_without_zygote_and_keeper_backends_fail_with_a_reason(cell: Cell) -> No
 def test_a_keeper_that_dies_again_and_again_is_given_up(cell: Cell) -> None:
     cell.until(lambda: cell.spawner.keeper_pid > 0)
     while cell.spawner.zygote_pid:
-        os.kill(cell.spawner.keeper_pid, signal.SIGKILL)
-        cell.until(lambda: cell.spawner.keeper_pid == 0)
-        cell.until(lambda: cell.spawner.keeper_pid > 0 or not cell.spawner.zygote_pid)
+        kill_keeper(cell, cell.spawner.keeper_pid)
     assert "there is no spawner" in cell.start().ended().end_reason
+
+
+def kill_keeper(cell: Cell, pid: int) -> None:
+    """And wait for another, or for nobody to make one."""
+    os.kill(pid, signal.SIGKILL)
+    cell.until(lambda: cell.spawner.keeper_pid not in (0, pid) or not cell.spawner.zygote_pid)
 
 
 def test_an_orderly_end_waits_for_backends_and_leaves_nobody_behind() -> None:
