@@ -18,10 +18,10 @@ PACKED_BASE = 0x80008000  # of a packed ring: both positions 0, both wrap counte
 class Survivor:
     """`start` makes a backend; the first one is started at once and given nothing but memory."""
 
-    def __init__(self, start: Callable[[], Backend], packed: bool, size: int = 64) -> None:
+    def __init__(self, start: Callable[[], Backend], packed: bool, size: int = 64, event_idx: bool = False) -> None:
         self._start = start
         self.packed = packed
-        self.disk = Disk(start(), packed=packed, size=size)
+        self.disk = Disk(start(), packed=packed, size=size, event_idx=event_idx)
         self.layout, (self.fd,) = self.disk.front.call_with_fds(wire.GET_INFLIGHT_FD, 0, 0, 1, size)
         self.region = mmap.mmap(self.fd, self.layout[0])
         self.used: dict[tuple[int, int], int] = {}

@@ -67,8 +67,8 @@ def disks(backends: Callable[..., Backend]) -> Iterator[Callable[..., Disk]]:
 def survivors(backends: Callable[..., Backend], image: Path) -> Iterator[Callable[..., Survivor]]:
     made: list[Survivor] = []
 
-    def make(packed: bool, *options: str, size: int = 64) -> Survivor:
-        made.append(Survivor(lambda: backends(image, *options), packed, size))
+    def make(packed: bool, *options: str, size: int = 64, event_idx: bool = False) -> Survivor:
+        made.append(Survivor(lambda: backends(image, *options), packed, size, event_idx))
         return made[-1]
 
     yield make

@@ -7,11 +7,13 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from ipc import vhost_user as wire
-from tests.device.blk_driver import GET_ID, IN, OK, RAM, Disk
+from tests.device.blk_driver import GET_ID, IN, OK, RAM, Disk, Request
 from tests.device.blk_rings import INDIRECT, NEXT, RING_BYTES, WRITE, Buffer, SplitRing
+from tests.wire.raw_frontend import MIB, USER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +58,16 @@ def offer(disk: Disk, *descriptors: tuple[Buffer, int, int]) -> None:
     disk.kick()
 
 
+def place_indirect_table(disk: Disk, table: Buffer) -> None:
+    """Have the first descriptor of the first ring point to it, made available if nothing has been yet."""
+    ring = disk.rings[0]
+    flags = INDIRECT | (1 << 7 if disk.packed else 0)
+    disk.ram[ring.base : ring.base + 16] = ring.entry(table, flags, 0)
+    if isinstance(ring, SplitRing) and ring.next_available == 0:
+        ring.offer(0)
+    disk.kick()
+
+
 @KINDS
 def test_a_request_without_a_place_for_its_status(disks: Callable[..., Disk], image: Path, packed: bool) -> None:
     disk = disks(image, "--num-queues=2", queues=2, packed=packed)
@@ -77,6 +89,48 @@ def test_buffers_outside_of_guest_memory(disks: Callable[..., Disk], image: Path
     for place, length in ((HOLE, 512), (RAM - 256, 512), ((1 << 64) - 512, 512)):
         disk.submit_chain([disk.header(IN, 0), Buffer(place, length, True), disk.status()], indirect=indirect)
         is_contained(disk)
+
+
+@KINDS
+@pytest.mark.parametrize("indirect", [False, True], ids=["chained", "indirect"])
+def test_buffers_and_tables_over_the_hole_between_two_regions(
+    disks: Callable[..., Disk], image: Path, packed: bool, indirect: bool
+) -> None:
+    disk = disks(image, "--num-queues=2", queues=2, packed=packed, size=16)
+    end, beyond = RAM // 2, RAM // 2 + 4096
+    table = [(0, end, USER, 0), (beyond, RAM - beyond, USER + beyond, beyond)]
+    assert disk.front.acknowledged(wire.SET_MEM_TABLE, table, fds=[disk.ram_fd] * 2)
+    for place, length in ((end - 256, 512), (end - 256, 8192), (end, 512), (beyond - 512, 1024)):
+        disk.submit_chain([disk.header(IN, 0), Buffer(place, length, True), disk.status()], indirect=indirect)
+        is_contained(disk)
+    place_indirect_table(disk, Buffer(end - 32, 48))
+    is_contained(disk)
+
+
+@KINDS
+def test_an_indirect_table_across_two_regions_that_adjoin(
+    disks: Callable[..., Disk], image: Path, packed: bool
+) -> None:
+    """It is read whole, and may be longer than the ring."""
+    disk, half = disks(image, packed=packed, size=16), RAM // 2
+    table = [(0, half, USER, 0), (half, half, USER + half, half)]
+    assert disk.front.acknowledged(wire.SET_MEM_TABLE, table, fds=[disk.ram_fd] * 2)
+    chain = [disk.header(IN, 0), *(Buffer(disk.room(512), 512, True) for _ in range(15)), disk.status()]
+    assert len(chain) == disk.size + 1
+    key = (0, disk.rings[0].add(chain, half - 16 * 9 - 8))
+    disk.pending[key] = Request(0, chain[-1].address, chain[1].address, 512)
+    disk.kick()
+    assert disk.finish(key)[::2] == (OK, 15 * 512 + 1)
+
+
+def test_a_chain_without_an_end(disks: Callable[..., Disk], image: Path) -> None:
+    """In a packed ring nothing loops, but every descriptor can name a successor."""
+    disk = disks(image, "--num-queues=2", queues=2, packed=True, size=16)
+    ring = disk.rings[0]
+    for index in range(16):
+        ring.put16(ring.base + 16 * index + 14, NEXT | 1 << 7)
+    disk.kick()
+    is_contained(disk)
 
 
 def test_a_chain_that_loops(disk: Disk) -> None:
@@ -175,11 +229,15 @@ def test_more_requests_than_the_ring_has_descriptors(disk: Disk) -> None:
     ring.write_table(table, [Buffer(place, 16), Buffer(place + 16, 21, True)])
     for index in range(16):
         ring.describe(index, Buffer(table, 32), INDIRECT)
+    memory = psutil.Process(disk.backend.process.pid).memory_full_info
+    assert disk.works(queue=1)
+    before = memory().uss
     for turn in range(200):
         for index in range(16):
             ring.put16(ring.driver + 4 + 2 * index, index)
         ring.put16(ring.driver + 2, 16 * (turn + 1))
         disk.kick()
     assert disk.works(queue=1)
+    assert memory().uss < before + MIB
     assert disk.backend.alive()
     assert disk.do(GET_ID, length=20, queue=1).status == OK

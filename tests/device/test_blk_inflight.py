@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import struct
 import time
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from ipc import vhost_user as wire
+from tests.deadlines import Deadline
 from tests.device.blk_driver import IN, OK, OUT
 from tests.device.blk_survivor import PACKED_BASE, Survivor
 from tests.wire.raw_frontend import MIB
@@ -66,6 +68,31 @@ def test_killed_again_before_anything_was_done(survivors: Callable[..., Survivor
         survivor.kill()
         assert survivor.revive(base)
     assert [survivor.disk.finish(key).status for key in keys] == [OK] * 10
+    assert survivor.ends_even()
+
+
+@KINDS
+def test_the_event_index_of_a_dead_backend_stalls_nobody(survivors: Callable[..., Survivor], packed: bool) -> None:
+    """The driver waits for an interrupt that died, and looks at an index that says not to kick: both are put right."""
+    survivor = survivors(packed, event_idx=True)
+    disk, base = survivor.disk, PACKED_BASE if packed else 0
+    assert survivor.hand_over(base)
+    for _ in range(3):
+        assert disk.works()
+    survivor.kill()
+    ring = disk.rings[0]
+    place = ring.device + (0 if packed else 4 + 8 * disk.size)
+    ring.put16(place, 0x7777)
+    while select.select([disk.calls[0]], [], [], 0)[0]:
+        os.eventfd_read(disk.calls[0])
+    assert survivor.revive(base)
+    assert select.select([disk.calls[0]], [], [], 10)[0], "no interrupt"
+    disk.kick()
+    assert disk.works()
+    wished = ring.next_available | getattr(ring, "available_wrap", 0) << 15
+    deadline = Deadline(10)
+    while ring.get16(place) != wished:
+        assert deadline.left() > 0, f"{ring.get16(place):#x} instead of {wished:#x}"
     assert survivor.ends_even()
 
 

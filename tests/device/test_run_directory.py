@@ -82,6 +82,17 @@ def test_a_link_in_the_run_directory_leads_nowhere(tmp_path: Path, run: Path) ->
     assert (elsewhere / "monitor.sock").read_text() == "not ours"
 
 
+def test_a_special_file_in_the_run_directory_is_neither_opened_nor_removed(tmp_path: Path, run: Path) -> None:
+    run.mkdir(mode=0o700)
+    for name in ("old", "web"):
+        os.mkfifo(run / name)
+    machine = TestMachine(tmp_path, "-name", "web")
+    monitor(run, f"web-{machine.process.pid}").value("query-status")
+    machine.close()
+    assert stat.S_ISFIFO((run / "old").lstat().st_mode)
+    assert stat.S_ISFIFO((run / "web").lstat().st_mode)
+
+
 def test_a_place_that_others_may_write_to_is_not_used(tmp_path: Path, run: Path) -> None:
     run.mkdir()
     run.chmod(0o777)

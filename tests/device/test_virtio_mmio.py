@@ -158,6 +158,24 @@ def test_registers_of_a_running_queue_are_frozen(driver: Driver) -> None:
     assert driver.device.started[0].size == 128, "another size after a reset"
 
 
+@pytest.mark.parametrize("status", [15, 11, 7, 4, 1, 0x80, 0x8B, 0xFF])
+def test_no_status_but_reset_thaws_a_running_device(driver: Driver, status: int) -> None:
+    """Each register with each kind of value, while the driver claims to be at any other stage of its start."""
+    driver.start()
+    started, before = driver.device.started, driver.transport._queues[0].setup(0)
+    driver.write(mmio.R_STATUS, status)
+    for offset in (*range(0, mmio.R_STATUS, 4), *range(mmio.R_STATUS + 4, mmio.CONFIG_SPACE, 4)):
+        for value in (0, 1, 128, 0xFFFFFFFF):
+            driver.write(mmio.R_QUEUE_SEL, 0)
+            driver.write(offset, value)
+    for again in (3, 11, 15):
+        driver.write(mmio.R_STATUS, again)
+    assert driver.read(mmio.R_STATUS) & 15 == 15
+    assert driver.transport._queues[0].setup(0) == before
+    assert driver.device.started is started
+    assert (driver.device.features, driver.device.resets) == (OFFER, 0)
+
+
 @pytest.mark.parametrize("size", [0, 3, 512, 0xFFFFFFFF])
 def test_impossible_queue_sizes_are_ignored(driver: Driver, size: int) -> None:
     driver.negotiate(1 << virtio.F_VERSION_1)

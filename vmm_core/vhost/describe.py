@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     Facts = dict[str, object]
 
 F_RING_EVENT_IDX = 29
-PACKED_USED = slice(16, 18)  # of the head of a packed ring's inflight region (`backends/runtime/inflight.h`)
+# Of a packed ring's part of the inflight region (`backends/runtime/inflight.h`): in its head, and in each entry.
+PACKED_USED = slice(16, 18)
 PACKED_WRAP = 20
+ENTRY_SLOTS = slice(6, 8)
 
 
 def describe(session: Session | None, ring_set: RingSet, features: int | None) -> Facts:
@@ -48,19 +50,32 @@ def _queue(ring_set: RingSet, queue: QueueSetup, features: int) -> Facts:
         facts["last-avail"] = rings.available_index(ring_set.memory, queue)
         facts["last-used"] = rings.used_index(ring_set.memory, queue)
         return facts
-    head = _inflight_head(ring_set.inflight, queue.index)
-    if head:  # only the two ends know a packed ring's position, but one of them writes it down
-        facts["last-used"] = int.from_bytes(head[PACKED_USED], "little")
-        facts["last-used-wrap"] = head[PACKED_WRAP]
+    part = _inflight_part(ring_set.inflight, queue.index)
+    if part:  # only the two ends know a packed ring's position, but one of them writes it down
+        facts.update(_packed_position(part, queue.size))
     return facts
 
 
-def _inflight_head(region: rings.Inflight | None, index: int) -> bytes:
-    """The head of a packed ring's part; empty when no backend has used it yet."""
+def _packed_position(part: bytes, size: int) -> Facts:
+    """Where the next used descriptor goes; what is in flight lies between that and the next available one."""
+    used, wrap = int.from_bytes(part[PACKED_USED], "little"), part[PACKED_WRAP] & 1
+    entries = [part[at : at + rings.PACKED_ENTRY] for at in range(rings.PACKED_ENTRY, len(part), rings.PACKED_ENTRY)]
+    available = used + sum(int.from_bytes(entry[ENTRY_SLOTS], "little") for entry in entries[:size] if entry[0] == 1)
+    return {
+        "last-avail": available % size,
+        "last-avail-wrap": wrap ^ (available // size & 1),
+        "last-used": used,
+        "last-used-wrap": wrap,
+    }
+
+
+def _inflight_part(region: rings.Inflight | None, index: int) -> bytes:
+    """A packed ring's part of the region; empty when no backend has used it yet."""
     if region is None or index >= region.queues:
         return b""
+    size = region.stride(rings.PACKED_ENTRY)
     try:
-        head = os.pread(region.fd, rings.PACKED_ENTRY, region.offset + index * region.stride(rings.PACKED_ENTRY))
+        part = os.pread(region.fd, size, region.offset + index * size)
     except OSError:  # closed by a reset of the device at this moment
         return b""
-    return head if len(head) == rings.PACKED_ENTRY and any(head[8:10]) else b""
+    return part if len(part) == size and any(part[8:10]) else b""

@@ -246,6 +246,7 @@ class MmioTransport:
         if value == 0:
             self.reset()
             return
+        value |= self._status  # only a reset takes a bit back (2.1.1): else a running device's queues would thaw
         added = value & ~self._status
         if added & virtio.FEATURES_OK and not self._accept_features():
             value &= ~virtio.FEATURES_OK
