@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Callable
 
-DEATHS, WINDOW = 5, 10.0  # so many spawners dead in so many seconds: there is something that another will not cure
+DEATHS, WINDOW = 5, 10.0  # so many spawners in so many seconds at most: those that come may die at once
 
 
 class Keeper:
@@ -40,7 +40,7 @@ class Keeper:
     def run(self) -> None:
         try:
             self._prepare()
-            while self._tend() and not self._wait():
+            while not self._wait(self._tend()):
                 pass
         finally:
             self._end()
@@ -53,24 +53,25 @@ class Keeper:
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
-    def _tend(self) -> bool:
-        """Reap, and see that there is a spawner; False when there cannot be one."""
+    def _tend(self) -> float | None:
+        """Reap, and see that there is a spawner; returns in how many seconds to try again, None: that is not needed."""
         self._reap()
         if self._spawner_pid:
-            return True
-        self._births = [birth for birth in self._births if birth > monotonic() - WINDOW]
+            return None
+        now = monotonic()
+        self._births = [birth for birth in self._births if birth > now - WINDOW]
         if len(self._births) >= DEATHS:
-            return False
-        self._births.append(monotonic())
+            return self._births[0] + WINDOW - now  # to end would end the backends, too
+        self._births.append(now)
         self._fork_spawner()
-        return True
+        return None
 
-    def _wait(self) -> bool:
-        """Wait for something to happen; True when the core is gone."""
+    def _wait(self, limit: float | None) -> bool:
+        """Wait for something to happen, or so many seconds; True when the core is gone."""
         poller = select.poll()
         poller.register(self._lifeline, 0)
         poller.register(self._wake, select.POLLIN)
-        ready = [fd for fd, _events in poller.poll()]
+        ready = [fd for fd, _events in poller.poll(None if limit is None else limit * 1000 + 1)]
         if self._wake in ready:
             os.read(self._wake, 512)
         return self._lifeline in ready

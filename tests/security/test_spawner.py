@@ -6,6 +6,7 @@ import os
 import signal
 from time import monotonic
 
+from backends.runtime.keeper import DEATHS
 from tests.security.cell import Cell, gone_within, open_descriptors
 
 
@@ -72,6 +73,25 @@ def test_the_spawners_death_costs_no_backend_and_no_later_start(cell: Cell) -> N
     cell.until(lambda: cell.spawner.pid not in (0, old))
     assert peer.ask("still here") == "still here"
     assert cell.ready("second").ask("me too") == "me too"
+
+
+def test_spawners_that_die_again_and_again_cost_no_backend_and_come_back(cell: Cell) -> None:
+    peer = cell.ready("first")
+    for _ in range(DEATHS):
+        cell.until(lambda: cell.spawner.pid > 0)
+        old = cell.spawner.pid
+        os.kill(old, signal.SIGKILL)
+        assert peer.ask("still here") == "still here"
+        cell.until(lambda old=old: cell.spawner.pid != old)  # type: ignore[misc]
+    assert peer.ask("and here") == "and here"
+    assert cell.ready("second").ask("me too") == "me too"
+
+
+def test_without_keeper_a_start_fails_with_the_reason(cell: Cell) -> None:
+    peer = cell.ready("first")
+    os.kill(cell.spawner.keeper_pid, signal.SIGKILL)
+    peer.ended()
+    assert "its keeper is gone" in cell.start("second").ended().end_reason
 
 
 def test_a_backend_that_outlived_its_spawner_still_tells_how_it_ended(cell: Cell) -> None:

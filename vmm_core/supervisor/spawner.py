@@ -102,6 +102,8 @@ class Spawner:
         message.update({f"fd.{what}": index for index, what in enumerate(all_fds)})
         message.update({f"option.{key}": value for key, value in options.items()})
         try:
+            if self._socket.fileno() < 0:
+                raise WireError("its keeper is gone, who alone could start another")
             spawn.send(self._socket, message, list(all_fds.values()))
         except (WireError, ValueError, OSError) as error:
             reason = f"the spawner cannot be asked: {error}"
