@@ -87,6 +87,17 @@ def test_spawners_that_die_again_and_again_cost_no_backend_and_come_back(cell: C
     assert cell.ready("second").ask("me too") == "me too"
 
 
+def test_a_stopped_spawner_is_ended_when_it_is_needed(cell: Cell) -> None:
+    peer = cell.ready("first")
+    cell.until(lambda: cell.spawner.pid > 0)
+    old = cell.spawner.pid
+    os.kill(old, signal.SIGSTOP)
+    assert "the spawner died" in cell.start("second").ended().end_reason
+    assert cell.spawner.pid not in (0, old)
+    assert cell.ready("third").ask("me too") == "me too"
+    assert peer.ask("still here") == "still here"
+
+
 def test_without_keeper_a_start_fails_with_the_reason(cell: Cell) -> None:
     peer = cell.ready("first")
     os.kill(cell.spawner.keeper_pid, signal.SIGKILL)

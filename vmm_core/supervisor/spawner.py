@@ -19,7 +19,7 @@ from ipc.fds import close_all
 from vmm_core import log
 from vmm_core.affinity import ThisCpu
 from vmm_core.loop import READ
-from vmm_core.supervisor.backend import BackendProcess, pid_behind
+from vmm_core.supervisor.backend import STOPPED, BackendProcess, pid_behind, state_of
 from vmm_core.supervisor.log_pipe import LogPipe
 
 TYPE_CHECKING = False
@@ -42,6 +42,8 @@ HELD = ["/bin/sh", "-c", 'read -r _ <&4 && exec "$0" "$@"']
 # Neither names nor numbers of the core's environment are any of a backend's business. One malloc arena: less memory.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 SIGTERM = 15
+SIGKILL = 9
+BIRTH_LIMIT = 2.0  # seconds until somebody looks why a backend is not born
 LEAVE_LIMIT, TERM_LIMIT = 1.0, 0.5  # seconds for backends to end by themselves, and after SIGTERM
 
 
@@ -58,7 +60,7 @@ class Spawner:
         self._next_id = 1
         self.pid = 0  # of the spawner proper, once it is ready
         self.keeper_pid = 0
-        self._keeper_pidfd = -1
+        self._keeper_pidfd = self._spawner_pidfd = -1
         self._log = LogPipe("spawner", loop)
         self._socket, self._lifeline, starter = _start(kinds, self._log.take_end(), held, seccomp)
         self._starter_pid, self._starter_pidfd = starter, os.pidfd_open(starter)
@@ -110,6 +112,7 @@ class Spawner:
             self._loop.call_soon(lambda: self._fail(identity, reason))
         finally:
             close_all(ends.values())
+        self._loop.call_later(BIRTH_LIMIT, lambda: self._look_after(backend))
         return backend
 
     @property
@@ -186,7 +189,9 @@ class Spawner:
                 backend.sandboxed(missing, int(message.get("landlock") or 0))
 
     def _spawner_ready(self, generation: int, fds: list[int]) -> None:
-        self.pid = pid_behind(fds[1])
+        close_all((self._spawner_pidfd,))
+        self._spawner_pidfd = fds.pop(1)
+        self.pid = pid_behind(self._spawner_pidfd)
         if self._keeper_pidfd < 0:
             self._keeper_pidfd = fds.pop(0)
             self.keeper_pid = pid_behind(self._keeper_pidfd)
@@ -213,6 +218,18 @@ class Spawner:
             if not backend.namespace_pid:
                 self._fail(identity, reason)
 
+    def _look_after(self, backend: BackendProcess) -> None:
+        """A spawner that somebody stopped starts nobody; once it is dead, the keeper replaces it."""
+        if backend.namespace_pid or self._spawner_pidfd < 0 or state_of(self.pid) not in STOPPED:
+            return
+        import signal
+
+        log.error("the spawner is stopped and is killed")
+        try:
+            signal.pidfd_send_signal(self._spawner_pidfd, SIGKILL)
+        except ProcessLookupError:
+            pass
+
     def _starter_ended(self, _events: int) -> None:
         """It ends when its keeper stands; any other end means that there is none. Idempotent."""
         if self._starter_pidfd < 0:
@@ -232,6 +249,8 @@ class Spawner:
         self._loop.remove(self._keeper_pidfd)
         self._socket.close()
         self._bury_keeper()
+        close_all((self._spawner_pidfd,))
+        self._spawner_pidfd = -1
         self._log.close()
         self.pid = self.keeper_pid = 0
         said = f": {self._log.last_lines[-1]}" if self._log.last_lines else ""
