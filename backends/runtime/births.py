@@ -1,10 +1,10 @@
-"""How often what died is replaced before that is given up."""
+"""How fast what dies is replaced: at once, but not for ever at that rate."""
 
 from __future__ import annotations
 
 from time import monotonic
 
-DEATHS, WINDOW = 5, 10.0  # so many dead in so many seconds: there is something that another will not cure
+DEATHS, WINDOW = 5, 10.0  # so many in so many seconds at most: those that come may die at once
 
 
 class Births:
@@ -13,11 +13,11 @@ class Births:
     def __init__(self) -> None:
         self._times: list[float] = []
 
-    def another(self) -> bool:
-        """Whether there may be one more now; if so it counts."""
+    def wait(self) -> float:
+        """In how many seconds there may be one more; 0: now, and it counts."""
         now = monotonic()
         self._times = [time for time in self._times if time > now - WINDOW]
         if len(self._times) >= DEATHS:
-            return False
+            return self._times[0] + WINDOW - now
         self._times.append(now)
-        return True
+        return 0.0

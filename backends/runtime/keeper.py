@@ -38,7 +38,7 @@ class Keeper:
     def run(self) -> None:
         try:
             self._prepare()
-            while self._tend() and not self._wait():
+            while not self._wait(self._tend()):
                 pass
         finally:
             self._end()
@@ -51,22 +51,23 @@ class Keeper:
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
-    def _tend(self) -> bool:
-        """Reap, and see that there is a spawner; False when there cannot be one."""
+    def _tend(self) -> float | None:
+        """Reap, and see that there is a spawner; returns in how many seconds to try again, None: that is not needed."""
         self._reap()
         if self._spawner_pid:
-            return True
-        if not self._births.another():
-            return False
+            return None
+        wait = self._births.wait()
+        if wait:
+            return wait  # to end would end the backends, too
         self._fork_spawner()
-        return True
+        return None
 
-    def _wait(self) -> bool:
-        """Wait for something to happen; True when the core is gone."""
+    def _wait(self, limit: float | None) -> bool:
+        """Wait for something to happen, or so many seconds; True when the core is gone."""
         poller = select.poll()
         poller.register(self._lifeline, 0)
         poller.register(self._wake, select.POLLIN)
-        ready = [fd for fd, _events in poller.poll()]
+        ready = [fd for fd, _events in poller.poll(None if limit is None else limit * 1000 + 1)]
         if self._wake in ready:
             os.read(self._wake, 512)
         return self._lifeline in ready

@@ -12,6 +12,7 @@ import gc
 import os
 import sys
 from _socket import socket
+from time import sleep
 from typing import TYPE_CHECKING
 
 from backends.runtime import keeper, sandbox, spawner
@@ -30,7 +31,7 @@ def main(control: int, lifeline: int, kinds: list[str], filtered: bool) -> int:
     """Preload `kinds`, then see that there is a keeper for as long as somebody has the other end of `lifeline`.
 
     `control` is the socket to the core. `filtered`: with `spawner.policy` in force, for this process and all that comes
-    of it. Returns when a keeper cannot be had, or when one after the other dies.
+    of it. Returns when a keeper cannot be had.
     """
     lib.sc_process_name(b"zygote")
     if lib.sc_group_lifeline(lifeline) < 0:
@@ -48,10 +49,10 @@ def main(control: int, lifeline: int, kinds: list[str], filtered: bool) -> int:
         keeper.Keeper(sock, lifeline, lambda: spawner.Spawner(sock, loaded, process_class, missing).run()).run()
 
     births = Births()
-    while births.another():
-        if not _bear(keep):
-            return 1
+    while _bear(keep):
         os.wait()
+        while pause := births.wait():
+            sleep(pause)
     return 1
 
 

@@ -6,6 +6,9 @@ import os
 import signal
 from time import monotonic
 
+import pytest
+
+from backends.runtime.births import DEATHS
 from tests.security.cell import Cell, gone_within, open_descriptors
 from vmm_core.supervisor.backend import STATUS_LIMIT
 
@@ -75,6 +78,32 @@ def test_the_spawners_death_costs_no_backend_and_no_later_start(cell: Cell) -> N
     assert cell.ready("second").ask("me too") == "me too"
 
 
+def test_spawners_that_die_again_and_again_cost_no_backend_and_come_back(cell: Cell) -> None:
+    peer = cell.ready("first")
+    for _ in range(DEATHS):
+        cell.until(lambda: cell.spawner.pid > 0)
+        old = cell.spawner.pid
+        os.kill(old, signal.SIGKILL)
+        assert peer.ask("still here") == "still here"
+        cell.until(lambda old=old: cell.spawner.pid != old)  # type: ignore[misc]
+    assert peer.ask("and here") == "and here"
+    assert cell.ready("second").ask("me too") == "me too"
+
+
+@pytest.mark.parametrize(
+    ("stopped", "killed"), [("zygote_pid", "keeper_pid"), ("keeper_pid", "pid"), ("pid", "")], ids=str
+)
+def test_a_helper_that_somebody_stopped_goes_on_when_it_is_needed(cell: Cell, stopped: str, killed: str) -> None:
+    cell.ready("first")
+    cell.until(lambda: cell.spawner.pid > 0)
+    os.kill(getattr(cell.spawner, stopped), signal.SIGSTOP)
+    if killed:
+        os.kill(getattr(cell.spawner, killed), signal.SIGKILL)
+    peer = cell.start("second")
+    cell.until(lambda: peer.process.confined or bool(peer.process.end_reason))
+    assert cell.ready("third").ask("me too") == "me too"
+
+
 def test_a_backend_that_outlived_its_spawner_still_tells_how_it_ended(cell: Cell) -> None:
     peer = cell.ready()
     cell.until(lambda: cell.spawner.pid > 0)
@@ -125,19 +154,6 @@ def test_without_zygote_and_keeper_backends_fail_with_a_reason(cell: Cell) -> No
     cell.until(lambda: cell.spawner.zygote_pid == cell.spawner.keeper_pid == 0)
     process = cell.start("second").ended()
     assert (process.end_reason, process.hopeless) == ("could not be started: there is no spawner", True)
-
-
-def test_a_keeper_that_dies_again_and_again_is_given_up(cell: Cell) -> None:
-    cell.until(lambda: cell.spawner.keeper_pid > 0)
-    while cell.spawner.zygote_pid:
-        kill_keeper(cell, cell.spawner.keeper_pid)
-    assert "there is no spawner" in cell.start().ended().end_reason
-
-
-def kill_keeper(cell: Cell, pid: int) -> None:
-    """And wait for another, or for nobody to make one."""
-    os.kill(pid, signal.SIGKILL)
-    cell.until(lambda: cell.spawner.keeper_pid not in (0, pid) or not cell.spawner.zygote_pid)
 
 
 def test_an_orderly_end_waits_for_backends_and_leaves_nobody_behind() -> None:

@@ -98,12 +98,7 @@ class BackendProcess:
     def signal(self, number: int) -> None:
         """Send a signal, unless it has ended: a pidfd never means another process."""
         if self._pidfd >= 0:
-            import signal
-
-            try:
-                signal.pidfd_send_signal(self._pidfd, number)
-            except ProcessLookupError:
-                pass
+            signal_behind(self._pidfd, number)
 
     def is_stopped(self) -> bool:
         """Whether it runs no more, but has not ended: SIGSTOP, a debugger. From any thread."""
@@ -159,6 +154,16 @@ def pid_behind(pidfd: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def signal_behind(pidfd: int, number: int) -> None:
+    """Send a signal to the process behind `pidfd`, unless it has ended."""
+    import signal  # with its enums it costs 2 ms, too much for the start path
+
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass
 
 
 def state_of(pid: int) -> str:

@@ -17,7 +17,7 @@ from ipc.fds import close_all
 from vmm_core import log
 from vmm_core.loop import READ
 from vmm_core.supervisor import zygote
-from vmm_core.supervisor.backend import BackendProcess, pid_behind
+from vmm_core.supervisor.backend import STOPPED, BackendProcess, pid_behind, signal_behind, state_of
 from vmm_core.supervisor.log_pipe import LogPipe
 
 TYPE_CHECKING = False
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from ipc.spawn import Message, Value
     from vmm_core.loop import EventLoop
 
-SIGTERM = 15
+SIGTERM, SIGCONT = 15, 18
+BIRTH_LIMIT = 2.0  # seconds until somebody looks why a backend is not born
 LEAVE_LIMIT, TERM_LIMIT = 1.0, 0.5  # seconds for backends to end by themselves, and after SIGTERM
 
 
@@ -44,7 +45,7 @@ class Spawner:
         self._next_id = 1
         self.pid = 0  # of the spawner proper, once it is ready
         self.keeper_pid = 0
-        self._keeper_pidfd = -1
+        self._keeper_pidfd = self._spawner_pidfd = -1
         self._closing = False
         self._why_none = ""  # there is no spawner and will not be one
         self._log = LogPipe("spawner", loop)
@@ -95,6 +96,8 @@ class Spawner:
             close_all(ends.values())
         if reason:
             self._loop.call_soon(lambda: self._fail(identity, reason))
+        else:
+            self._loop.call_later(BIRTH_LIMIT, lambda: self._look_after(backend))
         return backend
 
     def _ask(self, message: Message, fds: list[int]) -> str:
@@ -177,7 +180,7 @@ class Spawner:
                 backend.sandboxed(missing, int(message.get("landlock") or 0))
 
     def _spawner_ready(self, generation: int, fds: list[int]) -> None:
-        spawner_pid = pid_behind(fds[1])
+        spawner_pidfd = fds.pop(1)
         if generation:
             log.error("the spawner died and was replaced; running backends are not affected")
             self._fail_waiting("the spawner died")
@@ -186,7 +189,9 @@ class Spawner:
             self._keeper_pidfd = fds.pop(0)
             self.keeper_pid = pid_behind(self._keeper_pidfd)
             self._loop.add(self._keeper_pidfd, READ, self._keeper_ended)
-        self.pid = spawner_pid
+        close_all((self._spawner_pidfd,))
+        self._spawner_pidfd = spawner_pidfd
+        self.pid = pid_behind(spawner_pidfd)
 
     def _backend_exited(self, namespace_pid: int, status: int) -> None:
         for identity, backend in list(self._backends.items()):
@@ -207,6 +212,19 @@ class Spawner:
             if not backend.namespace_pid:
                 self._fail(identity, reason)
 
+    def _look_after(self, backend: BackendProcess) -> None:
+        """Those that somebody stopped start nobody."""
+        if backend.namespace_pid or backend.end_reason:
+            return
+        for name, pid, pidfd in (
+            ("zygote", self.zygote_pid, self._zygote_pidfd),
+            ("keeper", self.keeper_pid, self._keeper_pidfd),
+            ("spawner", self.pid, self._spawner_pidfd),
+        ):
+            if pidfd >= 0 and state_of(pid) in STOPPED:
+                log.error(f"the {name} is stopped, and a backend waits: it is continued")
+                signal_behind(pidfd, SIGCONT)
+
     def _keeper_ended(self, _events: int) -> None:
         """The kernel has ended everybody in its namespace with it; the zygote makes another. Idempotent."""
         if self._keeper_pidfd < 0:
@@ -226,8 +244,8 @@ class Spawner:
             os.waitid(os.P_PIDFD, self._keeper_pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
             pass  # it is the zygote's, as long as that lives
-        os.close(self._keeper_pidfd)
-        self._keeper_pidfd = -1
+        close_all((self._keeper_pidfd, self._spawner_pidfd))
+        self._keeper_pidfd = self._spawner_pidfd = -1
         self.pid = self.keeper_pid = 0
 
     def _zygote_ended(self, _events: int) -> None:
