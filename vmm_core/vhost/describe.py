@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from ipc import vhost_user as wire
 from vmm_core.vhost import rings
 
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     Facts = dict[str, object]
 
 F_RING_EVENT_IDX = 29
-PACKED_USED = slice(16, 18)  # of the head of a packed ring's inflight region (`backends/runtime/inflight.h`)
-PACKED_WRAP = 20
 
 
 def describe(session: Session | None, ring_set: RingSet, features: int | None) -> Facts:
@@ -48,19 +44,14 @@ def _queue(ring_set: RingSet, queue: QueueSetup, features: int) -> Facts:
         facts["last-avail"] = rings.available_index(ring_set.memory, queue)
         facts["last-used"] = rings.used_index(ring_set.memory, queue)
         return facts
-    head = _inflight_head(ring_set.inflight, queue.index)
-    if head:  # only the two ends know a packed ring's position, but one of them writes it down
-        facts["last-used"] = int.from_bytes(head[PACKED_USED], "little")
-        facts["last-used-wrap"] = head[PACKED_WRAP]
+    position = _position(ring_set.inflight, queue.index)
+    if position is not None:
+        facts["last-used"], facts["last-used-wrap"] = position
     return facts
 
 
-def _inflight_head(region: rings.Inflight | None, index: int) -> bytes:
-    """The head of a packed ring's part; empty when no backend has used it yet."""
-    if region is None or index >= region.queues:
-        return b""
+def _position(region: rings.Inflight | None, index: int) -> tuple[int, int] | None:
     try:
-        head = os.pread(region.fd, rings.PACKED_ENTRY, region.offset + index * region.stride(rings.PACKED_ENTRY))
+        return region.position(index) if region is not None else None
     except OSError:  # closed by a reset of the device at this moment
-        return b""
-    return head if len(head) == rings.PACKED_ENTRY and any(head[8:10]) else b""
+        return None
