@@ -80,6 +80,7 @@ struct sc_worker {
     struct sc_pool *pool; /* threads, aio: the engine's own state */
     int completion_fd;
     uint64_t touched; /* bit per queue: something was pushed */
+    uint64_t rung;    /* bit per queue: its doorbell was heard, and not taken yet */
 };
 
 struct sc_blk_options {

@@ -118,6 +118,7 @@ static void watch(struct sc_worker *worker)
         io_uring_sqe_set_data64(sqe, TAG_IGNORE);
     }
     worker->generation++;
+    worker->rung = 0; /* of descriptors that may be others by now */
     for (uint32_t i = 0; i < worker->queue_count; i++) {
         const struct sc_virtqueue *vq = &worker->blk->queues[worker->queues[i]];
         if (vq->ready && vq->kick_fd >= 0)
@@ -238,8 +239,11 @@ static void reap(struct sc_worker *worker)
         if ((data & TAG_MASK) == 0)
             complete(worker, (struct sc_blk_request *)(uintptr_t)data, cqe->res);
         else {
-            if ((data & TAG_MASK) == TAG_DOORBELL)
-                worker->blk->queues[data >> 2 & (SC_MAX_QUEUES - 1)].stats->kicks++;
+            if ((data & TAG_MASK) == TAG_DOORBELL) {
+                uint32_t index = data >> 2 & (SC_MAX_QUEUES - 1);
+                worker->blk->queues[index].stats->kicks++;
+                worker->rung |= 1ull << index;
+            }
             if (!(cqe->flags & IORING_CQE_F_MORE) && cqe->res >= 0)
                 rearm(worker, data);
         }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "blk.h"
@@ -115,10 +116,25 @@ static bool spin(struct sc_worker *worker)
     return false;
 }
 
+/* By what is left in its doorbells a front-end sees that somebody is deaf, and looks at him again and again. They are
+ * taken before the rings are looked at for the last time: who comes later rings anew. Nor may a front-end's blocking
+ * descriptor hold us. */
+static void take_doorbells(struct sc_worker *worker)
+{
+    for (; worker->rung; worker->rung &= worker->rung - 1) {
+        const struct sc_virtqueue *vq = &worker->blk->queues[__builtin_ctzll(worker->rung)];
+        uint64_t count;
+        struct iovec iov = {.iov_base = &count, .iov_len = sizeof(count)};
+        if (vq->kick_fd >= 0 && preadv2(vq->kick_fd, &iov, 1, -1, RWF_NOWAIT) < 0)
+            continue; /* the same ring was heard twice */
+    }
+}
+
 static void idle(struct sc_worker *worker, int64_t delay)
 {
     if (delay < 0 && spin(worker))
         return;
+    take_doorbells(worker);
     if (__atomic_load_n(&worker->blk->exclusive_wanted, __ATOMIC_SEQ_CST))
         delay = 1000000;
     bool arrived = set_notifications(worker, true);

@@ -100,7 +100,8 @@ def test_limits_change_and_go_while_the_vm_runs(cell: Cell) -> None:
     answer = cell.qmp.value("x-backend-set-limits", id="disk0", **{"cpu-max": "75%", "nice": "none", "cpus": "none"})
     values = {each["limit"]: each["value"] for each in answer["limits"]}
     assert values == {"cpu-max": "75%", "memory-max": "64M", "pids-max": "64"}
-    assert os.getpriority(os.PRIO_PROCESS, cell.stats()["pid"]) == 0
+    core = cell.machine.process.pid
+    assert os.getpriority(os.PRIO_PROCESS, cell.stats()["pid"]) == os.getpriority(os.PRIO_PROCESS, core)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,7 @@ def test_limits_change_and_go_while_the_vm_runs(cell: Cell) -> None:
     [
         ({"id": "disk0", "cpu-max": "0%"}, "cpu-max: a percentage"),
         ({"id": "disk0", "memory-max": "1K"}, "memory-max: a size from 4 MiB"),
+        ({"id": "disk0", "cpus": ""}, "length >= 1"),
         ({"id": "disk1", "nice": "1"}, "there is no device 'disk1'"),
         ({"id": "disk0", "speed": "1"}, "unknown field `speed`"),
     ],

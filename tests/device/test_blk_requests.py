@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import struct
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -9,7 +10,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ipc import vhost_user as wire
-from tests.device.blk_driver import DISCARD, F_CONFIG_WCE, F_FLUSH, FLUSH, GET_ID, IN, OK, OUT, WRITE_ZEROES, Disk
+from tests.deadlines import Deadline
+from tests.device.blk_driver import (
+    DISCARD,
+    F_CONFIG_WCE,
+    F_FLUSH,
+    FLUSH,
+    GET_ID,
+    IN,
+    LIMIT,
+    OK,
+    OUT,
+    WRITE_ZEROES,
+    Disk,
+)
 from tests.device.blk_rings import Buffer
 from tests.wire.raw_frontend import MIB
 
@@ -137,3 +151,14 @@ def test_large_requests_at_once(disks: Callable[..., Disk], image: Path, engine:
     assert disk.do(FLUSH).status == OK
     keys = [disk.submit(IN, number * 1024, length=MIB // 2) for number in range(8)]
     assert [disk.finish(key).data for key in keys] == parts
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_doorbell_that_was_heard_is_taken(disks: Callable[..., Disk], image: Path, engine: str) -> None:
+    """By what is left in it a front-end would go on for ever to look after a disk that has nothing to do."""
+    disk = disks(image, f"--aio={engine}")
+    for turn in range(3):
+        assert disk.write(8 * turn, BLOCK) == OK
+        deadline = Deadline(LIMIT)
+        while select.select([disk.kicks[0]], [], [], 0)[0]:
+            assert deadline.left() > 0, "the doorbell is still rung"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,3 +82,19 @@ def test_every_role_has_its_leaf_and_none_is_left(machine: TestMachine, unit: Pa
     client.value("quit")
     machine.wait()
     assert [path for path in unit.iterdir() if path.is_dir()] == []
+
+
+def test_a_limit_holds_the_old_process_after_an_upgrade_that_failed(machine: TestMachine, unit: Path) -> None:
+    client = machine.qmp()
+    entry = account(client)
+    client.send(b'{"execute":"x-backend-upgrade","arguments":{"id":"disk0","command":"/bin/false"}}')
+    assert "the old backend serves on" in client.message()["error"]["desc"]
+    changes = {"id": "disk0", "cpu-max": "20%", "memory-max": "none", "io-read-iops": "none"}
+    client.send(json.dumps({"execute": "x-backend-set-limits", "arguments": changes}).encode())
+    assert all(each["in-force"] for each in client.message()["return"]["limits"])
+    leaf = unit / f"stratocell-{machine.process.pid}" / "backend-disk0"
+    assert (leaf / "cpu.max").read_text().split() == ["20000", "100000"]
+    assert (leaf / "memory.max").read_text().strip() == "max"
+    assert (leaf / "cgroup.procs").read_text().split() == [str(entry["pid"])]
+    client.value("quit")
+    machine.wait()

@@ -198,6 +198,15 @@ def test_the_group_holds_whoever_lives(process: Process, successor: Process) -> 
     assert list(groups.group.members) == [process.pid]
 
 
+def test_a_process_that_has_ended_unheard_is_not_held_against_the_other(process: Process, successor: Process) -> None:
+    made, _ = limited(process, nice=3, pids_max=500)
+    successor.popen.kill()
+    successor.popen.communicate()
+    made.started(cast(Any, successor))
+    assert by(made) == {"nice": (True, "scheduler"), "pids-max": (True, "rlimit NPROC")}
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == 3
+
+
 def test_a_limit_of_tasks_outlasts_the_sandbox_that_sets_its_own(process: Process) -> None:
     made, _ = limited(process, pids_max=500)
     resource.prlimit(process.pid, resource.RLIMIT_NPROC, (600, 600))

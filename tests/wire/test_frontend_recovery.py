@@ -309,6 +309,34 @@ def test_what_a_backend_owes_is_seen_from_outside(rigs: Callable[..., Rig], fake
     assert rig.device.outstanding() == b""
 
 
+def test_a_request_is_owed_when_its_doorbell_has_been_taken(
+    rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend]
+) -> None:
+    """The backend may be stopped between the two."""
+    rig = rigs()
+    rig.attach(fakes())
+    rig.drive(0)
+    (queue,) = rig.queues(0)
+    os.pwrite(rig.ram, (1).to_bytes(2, "little"), queue.driver_area + 2)
+    assert rig.device.outstanding() != b""
+    os.pwrite(rig.ram, (1).to_bytes(2, "little"), queue.device_area + 2)
+    assert rig.device.outstanding() == b""
+
+
+def test_so_it_is_in_a_packed_ring(rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend]) -> None:
+    rig = rigs()
+    rig.attach(fakes())
+    rig.drive(0, features=1 << 32 | 1 << 34)
+    (queue,) = rig.queues(0)
+    region = rig.device._rings.inflight
+    assert region is not None
+    head = struct.pack("<QHHHHHHBB10x", 0, 1, 128, 0, 0, 5, 5, 1, 1)
+    os.pwrite(region.fd, head, region.offset)
+    for flags, owed in ((0x0080, True), (0x8080, False), (0x8000, False), (0, False)):
+        os.pwrite(rig.ram, flags.to_bytes(2, "little"), queue.descriptors + 16 * 5 + 14)
+        assert (rig.device.outstanding() != b"") == owed, hex(flags)
+
+
 def test_an_upgrade_stops_the_rings_on_one_and_goes_on_there_on_the_other(
     rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend]
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -30,19 +30,22 @@ class WhichBackend(msgspec.Struct, forbid_unknown_fields=True):
     id: str = ""
 
 
+Spelled = Annotated[str, msgspec.Meta(min_length=1)]  # "" is what was left out
+
+
 class SetLimits(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     """`id`, and limits spelled as on the command line; `none` lifts one, what is left out stays."""
 
     id: str
-    cpu_max: str = ""
-    memory_max: str = ""
-    pids_max: str = ""
-    io_read_bps: str = ""
-    io_write_bps: str = ""
-    io_read_iops: str = ""
-    io_write_iops: str = ""
-    cpus: str = ""
-    nice: str = ""
+    cpu_max: Spelled = ""
+    memory_max: Spelled = ""
+    pids_max: Spelled = ""
+    io_read_bps: Spelled = ""
+    io_write_bps: Spelled = ""
+    io_read_iops: Spelled = ""
+    io_write_iops: Spelled = ""
+    cpus: Spelled = ""
+    nice: Spelled = ""
 
 
 _core_rollup = Rollup()

@@ -1,8 +1,9 @@
 """Noticing a backend that hangs, without waking anybody while the device is idle.
 
 An idle device is watched through its doorbells alone: the next kick wakes this process once. From then on comes a look
-a second at what the backend owes: a doorbell not taken, a request in the inflight region. If that has not changed since
-the last look the backend has to answer a question; a slow disk does not keep it from that, being stopped or stuck does.
+a second at what the backend owes: a doorbell not taken, a request in a ring or in the inflight region. If that has not
+changed since the last look the backend has to answer a question; a slow disk does not keep it from that, being stopped
+or stuck does.
 
 While somebody waits for its answer already, nobody can ask: a stopped one is then noticed there (`vhost/user.py`).
 """

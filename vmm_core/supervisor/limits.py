@@ -117,8 +117,7 @@ class Limits:
             return
         leaf = self._enter()
         for name in names:
-            ways = [self._put(name, process.pid, leaf) for process in living]
-            way = next((way for way in ways if not way[0]), ways[-1])
+            way = _weakest([self._put(name, process.pid, leaf) for process in living])
             if way != self._ways.get(name) and not way[0]:
                 log.warn(f"{self.name}: {option(name)}={spell(self.policy, name)} is not in force: {way[1]}")
             self._ways[name] = way
@@ -190,6 +189,12 @@ class Limits:
                 self.memory_kills += 1
                 log.error(f"{self.name}: its backend uses {used >> 10} KiB of {limit >> 10} KiB and is killed")
                 process.signal(SIGKILL)
+
+
+def _weakest(ways: list[Way]) -> Way:
+    """What holds of all processes; one that has ended, of which we have not heard yet, does not count."""
+    counting = [way for way in ways if way[1] != scheduling.GONE] or ways
+    return next((way for way in counting if not way[0]), counting[-1])
 
 
 def own_memory(pid: int, enough: int) -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 Way = tuple[bool, str]  # in force?, by what or why not
+GONE = "the process is gone"
 ROUNDS = 4  # a thread may be born while we go round
 
 
@@ -40,6 +41,8 @@ def set_tasks(pid: int, limit: int | None) -> Way:
         hard = resource.prlimit(pid, resource.RLIMIT_NPROC)[1]
         soft = hard if limit is None else limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.prlimit(pid, resource.RLIMIT_NPROC, (soft, hard))
+    except ProcessLookupError:
+        return False, GONE
     except (OSError, ValueError) as error:
         return False, f"rlimit: {getattr(error, 'strerror', None) or error}"
     return True, "rlimit NPROC"
@@ -76,4 +79,4 @@ def _each_thread(pid: int, change: Callable[[int], None]) -> str:
         done.update(new)
         if not new:
             break
-    return "" if done else "the process is gone"
+    return "" if done else GONE

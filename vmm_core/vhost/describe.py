@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from ipc import vhost_user as wire
 from vmm_core.vhost import rings
 
@@ -16,10 +14,7 @@ if TYPE_CHECKING:
     Facts = dict[str, object]
 
 F_RING_EVENT_IDX = 29
-# Of a packed ring's part of the inflight region (`backends/runtime/inflight.h`): in its head, and in each entry.
-PACKED_USED = slice(16, 18)
-PACKED_WRAP = 20
-ENTRY_SLOTS = slice(6, 8)
+ENTRY_SLOTS = slice(6, 8)  # of an entry of a packed ring's inflight region (`backends/runtime/inflight.h`)
 
 
 def describe(session: Session | None, ring_set: RingSet, features: int | None) -> Facts:
@@ -58,7 +53,7 @@ def _queue(ring_set: RingSet, queue: QueueSetup, features: int) -> Facts:
 
 def _packed_position(part: bytes, size: int) -> Facts:
     """Where the next used descriptor goes; what is in flight lies between that and the next available one."""
-    used, wrap = int.from_bytes(part[PACKED_USED], "little"), part[PACKED_WRAP] & 1
+    used, wrap = int.from_bytes(part[rings.PACKED_USED], "little"), part[rings.PACKED_WRAP] & 1
     entries = [part[at : at + rings.PACKED_ENTRY] for at in range(rings.PACKED_ENTRY, len(part), rings.PACKED_ENTRY)]
     available = used + sum(int.from_bytes(entry[ENTRY_SLOTS], "little") for entry in entries[:size] if entry[0] == 1)
     return {
@@ -70,12 +65,7 @@ def _packed_position(part: bytes, size: int) -> Facts:
 
 
 def _inflight_part(region: rings.Inflight | None, index: int) -> bytes:
-    """A packed ring's part of the region; empty when no backend has used it yet."""
-    if region is None or index >= region.queues:
-        return b""
-    size = region.stride(rings.PACKED_ENTRY)
     try:
-        part = os.pread(region.fd, size, region.offset + index * size)
+        return region.packed_part(index, region.stride(rings.PACKED_ENTRY)) if region is not None else b""
     except OSError:  # closed by a reset of the device at this moment
         return b""
-    return part if len(part) == size and any(part[8:10]) else b""

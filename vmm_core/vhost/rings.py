@@ -24,6 +24,8 @@ F_RING_PACKED = 34
 SPLIT_ENTRY, PACKED_ENTRY = 16, 32  # bytes in an inflight region, also of its head
 F_GET_SEALS = 1034  # Linux, not exported by fcntl
 PACKED_START = 1 << 15  # index 0, wrap counter 1
+PACKED_VERSION, PACKED_USED = slice(8, 10), slice(16, 18)  # of the head of a packed ring's inflight region (`backends/runtime/inflight.h`)
+PACKED_WRAP = 20
 
 
 class Inflight:
@@ -45,6 +47,21 @@ class Inflight:
             if any(picture[start : start + entry * self.queue_size : entry]):
                 return picture
         return b""
+
+    def position(self, index: int) -> tuple[int, int] | None:
+        """Next descriptor and wrap counter of a packed ring: where its backend is when nothing is in flight.
+
+        Only the two ends know that, but one of them writes it down. None when no backend has used the ring yet.
+        """
+        head = self.packed_part(index, PACKED_ENTRY)
+        return (int.from_bytes(head[PACKED_USED], "little"), head[PACKED_WRAP] & 1) if head else None
+
+    def packed_part(self, index: int, length: int) -> bytes:
+        """The first bytes of a packed ring's part; empty when no backend has used it yet. OSError once it is closed."""
+        if index >= self.queues:
+            return b""
+        part = os.pread(self.fd, length, self.offset + index * self.stride(PACKED_ENTRY))
+        return part if len(part) == length and any(part[PACKED_VERSION]) else b""
 
     def stride(self, entry: int) -> int:
         """Bytes from one ring's part to the next one's."""
@@ -180,6 +197,12 @@ def available_index(memory: Sequence[RamRegion], queue: QueueSetup) -> int:
 def is_drained(memory: Sequence[RamRegion], queue: QueueSetup) -> bool:
     """Whether a split ring has nothing in it that waits."""
     return used_index(memory, queue) == available_index(memory, queue)
+
+
+def is_offered(memory: Sequence[RamRegion], queue: QueueSetup, index: int, wrap: int) -> bool:
+    """Whether a packed ring's descriptor waits for the backend (virtio 1.2, 2.8.1)."""
+    flags = int.from_bytes(_read(memory, queue.descriptors + 16 * index + 14, 2), "little")
+    return flags >> 7 & 1 == wrap != flags >> 15
 
 
 def progress(memory: Sequence[RamRegion], queue: QueueSetup) -> bytes:

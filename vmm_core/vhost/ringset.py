@@ -179,11 +179,20 @@ class RingSet:
 
     def outstanding(self, features: int) -> bytes:
         """Equal when nothing has moved between two looks; empty when nothing waits for the backend."""
-        waiting = b"".join(
-            rings.progress(self.memory, queue) for queue in self.queues if rings.is_readable(queue.kick_fd)
-        )
         packed = bool(features >> rings.F_RING_PACKED & 1)
+        waiting = b"".join(
+            rings.progress(self.memory, queue)
+            for queue in self.queues
+            if rings.is_readable(queue.kick_fd) or self._waits(queue, packed=packed)
+        )
         return waiting + (self._inflight.busy(packed=packed) if self._inflight is not None else b"")
+
+    def _waits(self, queue: QueueSetup, *, packed: bool) -> bool:
+        """Whether a ring has a request: its doorbell may have been taken by a backend that then stood still."""
+        if not packed:
+            return not rings.is_drained(self.memory, queue)
+        position = self._inflight.position(queue.index) if self._inflight is not None else None
+        return position is not None and rings.is_offered(self.memory, queue, *position)
 
     def _tell(self, session: Session) -> None:
         rings.send_memory(session, self.memory)

@@ -1,0 +1,54 @@
+"""An idle VM costs nothing but its guest's own timers, also when its disk has been used; what each process weighs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import sleep
+
+import psutil
+import pytest
+
+from tests.deadlines import Deadline
+from tests.guest.harness import Plan, start
+
+WATCH = 2.0  # seconds in which nobody may wake
+SETTLE = 40.0  # seconds for what the guest's kernel still writes
+WEIGHTS = {"keeper": 8, "spawner": 8, "blk:blk0": 16}  # MiB of PSS at most, guest memory apart
+
+
+def switches(thread: Path) -> int:
+    """Times that a thread went to sleep or was interrupted, since it began."""
+    lines = (line.split() for line in (thread / "status").read_text().splitlines())
+    return sum(int(words[1]) for words in lines if words[0].endswith("voluntary_ctxt_switches:"))
+
+
+def threads(core: psutil.Process) -> list[Path]:
+    """The core's event loop, and every thread of the other processes; vCPUs and their timers are the guest's."""
+    others = [Path(f"/proc/{process.pid}/task") for process in core.children(recursive=True)]
+    return [Path(f"/proc/{core.pid}/task/{core.pid}"), *(thread for task in others for thread in task.iterdir())]
+
+
+def own_memory(pid: int) -> float:
+    """MiB of PSS without shared memory, which is guest memory."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    return sum(int(words[1]) for words in lines if words[0] in ("Pss_Anon:", "Pss_File:")) / 1024
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root may read the PSS of a sandboxed process")
+def test_nobody_wakes_while_the_guest_is_idle(disk_plan: Plan) -> None:
+    with start(disk_plan) as guest:
+        guest.wait_ready().console.check("dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null; sync")
+        core = psutil.Process(guest.process.pid)
+        watched = threads(core)
+        deadline = Deadline(SETTLE)
+        woken = 1
+        while woken and deadline.left() > 0:
+            before = sum(map(switches, watched))
+            sleep(WATCH)
+            woken = sum(map(switches, watched)) - before
+        weights = {process.name(): own_memory(process.pid) for process in [core, *core.children(recursive=True)]}
+        print(*(f"{name}: {mib:.1f} MiB" for name, mib in weights.items()), f"{woken / WATCH:g} wakeups a second")
+        assert woken == 0
+        assert {name: mib for name, mib in weights.items() if mib > WEIGHTS.get(name, 1000)} == {}
+        assert {*WEIGHTS} < {*weights}
