@@ -36,6 +36,7 @@ CONSTANTS = {
     "RLIMIT_NPROC": 6,
     # <linux/if.h>, <sys/socket.h>
     "AF_UNIX": 1,
+    "MSG_OOB": 1,
     # <linux/kvm.h>: the ioctl type of KVM is 0xAE, in bits 8 to 15
     "IOCTL_TYPE_MASK": 0xFF00,
     "IOCTL_TYPE_KVM": 0xAE00,

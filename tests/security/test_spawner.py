@@ -200,6 +200,7 @@ def test_a_vms_whole_spawner_leaks_no_descriptor() -> None:
     assert open_descriptors() == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root may look into an undumpable process")
 def test_no_descriptor_of_the_core_reaches_a_backend(cell: Cell) -> None:
     inherited = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(inherited, True)

@@ -24,8 +24,8 @@ F_RING_PACKED = 34
 SPLIT_ENTRY, PACKED_ENTRY = 16, 32  # bytes in an inflight region, also of its head
 F_GET_SEALS = 1034  # Linux, not exported by fcntl
 PACKED_START = 1 << 15  # index 0, wrap counter 1
-PACKED_VERSION, PACKED_USED = slice(8, 10), slice(16, 18)  # of the head of a packed ring's inflight region (`backends/runtime/inflight.h`)
-PACKED_WRAP = 20
+# In the head of a packed ring's inflight region (`backends/runtime/inflight.h`).
+PACKED_VERSION, PACKED_USED, PACKED_WRAP = slice(8, 10), slice(16, 18), 20
 
 
 class Inflight:
