@@ -165,6 +165,8 @@ class Spawner:
 
     def _report_exit(self, pidfd: int) -> None:
         child = self._children.pop(pidfd)
+        for pipe in [pipe for pipe, identity in self._reports.items() if identity == child.identity]:
+            self._report_sandbox(pipe)  # what it said before its end is told before its end
         self._poll.unregister(pidfd)
         os.close(pidfd)
         child.process.join()
