@@ -17,16 +17,21 @@ SETTLE = 40.0  # seconds for what the guest's kernel still writes
 WEIGHTS = {"keeper": 8, "spawner": 8, "blk:blk0": 16}  # MiB of PSS at most, guest memory apart
 
 
-def switches(thread: Path) -> int:
-    """Times that a thread went to sleep or was interrupted, since it began."""
-    lines = (line.split() for line in (thread / "status").read_text().splitlines())
-    return sum(int(words[1]) for words in lines if words[0].endswith("voluntary_ctxt_switches:"))
+def switches(core: psutil.Process) -> dict[Path, int]:
+    """Times that each thread went to sleep or was interrupted, since it began.
 
-
-def threads(core: psutil.Process) -> list[Path]:
-    """The core's event loop, and every thread of the other processes; vCPUs and their timers are the guest's."""
+    Of the core its event loop alone: vCPUs and their timers are the guest's. A disk's io_uring threads come and go.
+    """
     others = [Path(f"/proc/{process.pid}/task") for process in core.children(recursive=True)]
-    return [Path(f"/proc/{core.pid}/task/{core.pid}"), *(thread for task in others for thread in task.iterdir())]
+    loop = Path(f"/proc/{core.pid}/task/{core.pid}")
+    found = {}
+    for thread in [loop, *(thread for tasks in others for thread in tasks.iterdir())]:
+        try:
+            lines = [line.split() for line in (thread / "status").read_text().splitlines()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found[thread] = sum(int(words[1]) for words in lines if words[0].endswith("voluntary_ctxt_switches:"))
+    return found
 
 
 def own_memory(pid: int) -> float:
@@ -40,13 +45,12 @@ def test_nobody_wakes_while_the_guest_is_idle(disk_plan: Plan) -> None:
     with start(disk_plan) as guest:
         guest.wait_ready().console.check("dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null; sync")
         core = psutil.Process(guest.process.pid)
-        watched = threads(core)
         deadline = Deadline(SETTLE)
         woken = 1
         while woken and deadline.left() > 0:
-            before = sum(map(switches, watched))
+            before = switches(core)
             sleep(WATCH)
-            woken = sum(map(switches, watched)) - before
+            woken = sum(count - before.get(thread, 0) for thread, count in switches(core).items())
         weights = {process.name(): own_memory(process.pid) for process in [core, *core.children(recursive=True)]}
         print(*(f"{name}: {mib:.1f} MiB" for name, mib in weights.items()), f"{woken / WATCH:g} wakeups a second")
         assert woken == 0

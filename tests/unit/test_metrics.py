@@ -328,6 +328,9 @@ def test_a_vm_that_does_not_answer_keeps_its_row(tmp_path: Path) -> None:
         rows = watch.take()
     assert [(row.vm, row.state, row.memory) for row in rows] == [("dead", "no answer", None), ("web", "running", 0)]
     assert "no answer" in shown(rows, 80)[1]
+    absent = top.Watch(argparse.Namespace(qmp="", vm="gone", run_directory=str(tmp_path)))
+    assert [row.state for row in absent.take()] == ["no answer"]
+    assert str(absent.failures[0]) == "gone: there is no such VM in the run directory"
 
 
 def test_units() -> None:

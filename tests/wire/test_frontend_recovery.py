@@ -323,6 +323,17 @@ def test_a_request_is_owed_when_its_doorbell_has_been_taken(
     assert rig.device.outstanding() == b""
 
 
+def test_a_backend_without_account_of_requests_may_be_busy_with_them(
+    rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend]
+) -> None:
+    rig = rigs()
+    rig.attach(fakes(protocol=PROTOCOL & ~wire.bits(wire.INFLIGHT_SHMFD)))
+    rig.drive(0)
+    (queue,) = rig.queues(0)
+    os.pwrite(rig.ram, (1).to_bytes(2, "little"), queue.driver_area + 2)
+    assert rig.device.outstanding() == b""
+
+
 def test_so_it_is_in_a_packed_ring(rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend]) -> None:
     rig = rigs()
     rig.attach(fakes())

@@ -170,6 +170,8 @@ def _shown(name: str) -> str:
 
 def read(vm: str, path: str) -> Reading:
     """Ask one VM; the connection is ours for milliseconds, as a monitor serves one client at a time. ReadingError."""
+    if not path:
+        raise ReadingError(vm, "there is no such VM in the run directory")
     with socket.socket(socket.AF_UNIX) as sock:
         try:
             sock.settimeout(TIME_LIMIT)

@@ -188,10 +188,15 @@ class RingSet:
         return waiting + (self._inflight.busy(packed=packed) if self._inflight is not None else b"")
 
     def _waits(self, queue: QueueSetup, *, packed: bool) -> bool:
-        """Whether a ring has a request: its doorbell may have been taken by a backend that then stood still."""
+        """Whether a ring has a request: its doorbell may have been taken by a backend that then stood still.
+
+        One that keeps no account of what is in flight may be busy with it, and deaf meanwhile: it is left alone.
+        """
+        if self._inflight is None:
+            return False
         if not packed:
             return not rings.is_drained(self.memory, queue)
-        position = self._inflight.position(queue.index) if self._inflight is not None else None
+        position = self._inflight.position(queue.index)
         return position is not None and rings.is_offered(self.memory, queue, *position)
 
     def _tell(self, session: Session) -> None:
