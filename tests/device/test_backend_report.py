@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 from collections.abc import Iterator
@@ -118,3 +119,15 @@ def test_a_process_that_is_gone_has_nothing_to_report() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     assert report.report(child.pid) == {}
+
+
+def test_no_number_of_mappings_makes_a_long_report() -> None:
+    fd = os.memfd_create("mapped again and again")
+    os.ftruncate(fd, mmap.PAGESIZE)
+    maps = [mmap.mmap(fd, mmap.PAGESIZE) for _ in range(2 * report.MAX_LISTED)]
+    listed = report.memory_regions(os.getpid())
+    assert listed is not None
+    assert len(listed) == report.MAX_LISTED
+    for each in maps:
+        each.close()
+    os.close(fd)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Facts = dict[str, object]
 
 TICKS = os.sysconf("SC_CLK_TCK")
+MAX_LISTED = 512  # memory regions: a rogue can have tens of thousands, which are not to become megabytes of an answer
 NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup", "time")
 SECCOMP = ("disabled", "strict", "filter")
 CAPABILITIES = {
@@ -90,6 +91,8 @@ def memory_regions(pid: int) -> list[Facts] | None:
         addresses, permissions, _offset, _device, _inode, *name = line.split(None, 5)
         if permissions[3] != "s" and "x" not in permissions:
             continue
+        if len(found) == MAX_LISTED:
+            break
         start, _, end = addresses.partition("-")
         what = name[0].removesuffix(" (deleted)") if name else "anonymous"
         found.append({"name": what, "size": int(end, 16) - int(start, 16), "permissions": permissions})
