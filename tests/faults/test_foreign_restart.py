@@ -61,6 +61,26 @@ def test_a_foreign_backend_that_comes_back_broken_is_reconnected_to_until_it_wor
                 finish(guest)
 
 
+def test_a_foreign_backend_that_comes_back_with_less_is_refused(foreign: tuple[Plan, Path, Path]) -> None:
+    """The guest was offered packed rings, which qemu-storage-daemon does not have."""
+    need("qemu-storage-daemon", "qemu-system-common")
+    plan, path, image = foreign
+    with ExitStack() as first:
+        first.enter_context(serving(our_backend(path, image), path))
+        with start(plan) as guest:
+            guest.wait_ready()
+            first.close()
+            wait_until_unlocked(image)
+            with serving(storage_daemon(path, image), path):
+                failed = guest.qmp.wait_event("BACKEND_FAILED")
+                assert "lacks features 0x400000000" in failed["data"]["reason"]
+            wait_until_unlocked(image)
+            with serving(our_backend(path, image), path):
+                guest.qmp.execute("x-backend-restart", id=DISK)
+                work(guest, 1)
+                finish(guest)
+
+
 def hang_up_on(path: Path, times: int) -> None:
     """Listen there and close one connection after the other at once."""
     with socket.socket(socket.AF_UNIX) as listener:
