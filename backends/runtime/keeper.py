@@ -7,6 +7,7 @@ Backends that outlived their spawner are reaped here, and their exit status is t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -46,10 +47,28 @@ class Keeper:
     def _prepare(self) -> None:
         processes.sc_adopt_orphans()  # matters only where a PID namespace could not be had
         lib.sc_process_name(b"keeper")
+        self._be_woken()
         for fd in (self._wake, self._waker):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+
+    def _be_woken(self) -> None:
+        """Have the kernel send SIGCONT when the core is gone: whoever stopped this process then stops no end of it.
+
+        SIGKILL, as the zygote has it for everybody, would not do: the kernel keeps it from the first process of a
+        namespace, but resumes that one, too. Who gets which signal belongs to the open file description, so this takes
+        one of its own; without /proc there is none, and a stopped keeper stays.
+        """
+        try:
+            own = os.open(f"/proc/self/fd/{self._lifeline}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return
+        os.close(self._lifeline)
+        self._lifeline = own
+        fcntl.fcntl(self._lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self._lifeline, fcntl.F_SETSIG, signal.SIGCONT)
+        fcntl.fcntl(self._lifeline, fcntl.F_SETFL, fcntl.fcntl(self._lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
     def _tend(self) -> float | None:
         """Reap, and see that there is a spawner; returns in how many seconds to try again, None: that is not needed."""

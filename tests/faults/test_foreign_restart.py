@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.deadlines import SCALE
 from tests.faults.test_restart import finish, work
 from tests.guest.harness import Plan, empty_disk, start
 from tests.interop.processes import need, our_backend, serving, storage_daemon
@@ -38,6 +40,56 @@ def test_a_foreign_backend_killed_under_load_is_reconnected_to(foreign: tuple[Pl
             with serving(our_backend(path, image), path):
                 assert guest.qmp.wait_event("BACKEND_RESTARTED")["data"]["blackout"] > 0
                 finish(guest)
+
+
+def test_a_foreign_backend_that_comes_back_broken_is_reconnected_to_until_it_works(
+    foreign: tuple[Plan, Path, Path],
+) -> None:
+    plan, path, image = foreign
+    with ExitStack() as first:
+        first.enter_context(serving(our_backend(path, image), path))
+        with start(plan) as guest:
+            guest.wait_ready()
+            work(guest, 2)
+            guest.console.wait_for("^ROUND-1$", 60)
+            first.close()
+            path.unlink(missing_ok=True)
+            hang_up_on(path, 4)
+            wait_until_unlocked(image)
+            with serving(our_backend(path, image), path):
+                guest.qmp.wait_event("BACKEND_RESTARTED")
+                finish(guest)
+
+
+def test_a_foreign_backend_that_comes_back_with_less_is_refused(foreign: tuple[Plan, Path, Path]) -> None:
+    """The guest was offered packed rings, which qemu-storage-daemon does not have."""
+    need("qemu-storage-daemon", "qemu-system-common")
+    plan, path, image = foreign
+    with ExitStack() as first:
+        first.enter_context(serving(our_backend(path, image), path))
+        with start(plan) as guest:
+            guest.wait_ready()
+            first.close()
+            wait_until_unlocked(image)
+            with serving(storage_daemon(path, image), path):
+                failed = guest.qmp.wait_event("BACKEND_FAILED")
+                assert "lacks features 0x400000000" in failed["data"]["reason"]
+            wait_until_unlocked(image)
+            with serving(our_backend(path, image), path):
+                guest.qmp.execute("x-backend-restart", id=DISK)
+                work(guest, 1)
+                finish(guest)
+
+
+def hang_up_on(path: Path, times: int) -> None:
+    """Listen there and close one connection after the other at once."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.settimeout(20 * SCALE)
+        listener.bind(str(path))
+        listener.listen()
+        for _ in range(times):
+            listener.accept()[0].close()
+    path.unlink()
 
 
 def test_a_foreign_backend_that_stays_away_is_given_up_and_can_be_called_back(

@@ -13,7 +13,8 @@ import pytest
 from tests.deadlines import SCALE, Deadline
 from tests.faults.test_backend_death import ROOT_DISK, SCRATCH, process_named
 from tests.guest.harness import Disk, Guest, Plan, empty_disk, start
-from tests.guest.qmp_client import QmpFailed
+from tests.guest.qmp_client import QmpClient, QmpFailed
+from vmm_core.rundir import SOCKET
 from vmm_core.supervisor.heartbeat import ANSWER_LIMIT, PERIOD
 
 MIB = 1 << 20
@@ -60,6 +61,13 @@ def kill(guest: Guest, disk: str, number: int = signal.SIGKILL) -> None:
     victim = wait_for_process(guest, f"blk:{disk}")
     victim.send_signal(number)
     wait_for_process(guest, f"blk:{disk}", other_than=victim.pid)
+
+
+def wait_for_log(guest: Guest, text: str) -> None:
+    """Until the core or one of its processes has said that."""
+    deadline = Deadline(20)
+    while text not in guest.errors():
+        assert deadline.left() > 0, f"nobody said {text!r}"
 
 
 def state(guest: Guest, disk: str) -> dict[str, object]:
@@ -244,7 +252,7 @@ start = D.vring_kick
 def slowly(*arguments):
     sys.stderr.write("about to start\\n")
     sys.stderr.flush()
-    time.sleep(3)
+    time.sleep(1)  # less than a new version is given
     start(*arguments)
 D.vring_kick = slowly
 """
@@ -263,13 +271,28 @@ def test_a_backend_killed_while_a_new_version_takes_over_is_replaced_by_its_own_
         guest.console.wait_for("^ROUND-1$", 60)
         old = process_named(guest, f"blk:{SCRATCH}")
         answer = pool.submit(guest.qmp.execute, "x-backend-upgrade", id=SCRATCH, command=command, seconds=60)
-        deadline = Deadline(20)
-        while "about to start" not in guest.errors():
-            assert deadline.left() > 0
+        wait_for_log(guest, "about to start")
         old.send_signal(signal.SIGKILL)
         with pytest.raises(QmpFailed, match="the old backend was lost meanwhile, too"):
             answer.result()
         guest.qmp.wait_event("BACKEND_RESTARTED")
+        finish(guest)
+
+
+def test_two_who_upgrade_at_once_get_one_upgrade(two_disks: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A monitor answers one command after the other, but a VM has more than one."""
+    monkeypatch.setenv("STRATOCELL_RUN_DIR", str(two_disks.directory / "run"))
+    command = another_installation(two_disks, SLOW_START)
+    with start(two_disks) as guest, ThreadPoolExecutor(1) as pool:
+        guest.wait_ready()
+        work(guest, 3)
+        answer = pool.submit(guest.qmp.execute, "x-backend-upgrade", id=SCRATCH, command=command, seconds=60)
+        other = QmpClient(two_disks.directory / "run" / str(guest.process.pid) / SOCKET)
+        wait_for_log(guest, "about to start")
+        with pytest.raises(QmpFailed, match="is being upgraded already"):
+            other.execute("x-backend-upgrade", id=SCRATCH)
+        other.close()
+        assert answer.result()["blackout"] > 0
         finish(guest)
 
 

@@ -11,6 +11,7 @@ from ipc.errors import WireError
 from tests.wire.fake_backend import PROTOCOL, FakeBackend
 from tests.wire.frontend_rig import Rig
 from tests.wire.test_frontend_recovery import Supervisor
+from vmm_core.vhost import ringset
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +105,23 @@ def test_a_new_one_that_dies_as_it_begins_to_serve_is_a_loss_like_any_other(
     assert "SET_INFLIGHT_FD" in third.names()
     assert "GET_INFLIGHT_FD" not in third.names()
     assert rig.broken == []
+
+
+@pytest.mark.parametrize("message", ["GET_INFLIGHT_FD", "SET_VRING_KICK"])
+def test_a_new_one_that_hangs_does_not_keep_the_driver_waiting_for_long(
+    rigs: Callable[..., Rig], fakes: Callable[..., FakeBackend], monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    monkeypatch.setattr(ringset, "BLACKOUT_LIMIT", 0.05)
+    rig = rigs(timeout=120)
+    first, second = fakes(), fakes()
+    second.answers[message] = lambda _fake, _frame: None
+    supervisor = Supervisor(rig)
+    rig.attach(first)
+    rig.drive(0)
+    with pytest.raises(WireError):
+        rig.device.replace(second.end, switched)
+    assert first.names().count("SET_VRING_KICK") == 2
+    assert (supervisor.lost, rig.broken) == ([], [])
 
 
 def test_a_new_one_that_keeps_no_account_of_requests_is_refused_before_any_ring_stops(

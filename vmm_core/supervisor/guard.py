@@ -143,9 +143,13 @@ class Guard:
             self._timer = None
         self._generation += 1
         if pause > 0:
-            self._timer = self._loop.call_later(pause, self._launch)
+            self._timer = self._loop.call_later(pause, self._pause_over)
         else:
             self._launch()
+
+    def _pause_over(self) -> None:
+        self._timer = None  # what is lost from now on is the new one
+        self._launch()
 
     def _in_service(self, when: float, _reason: str) -> None:
         if self._closed or self.state == FAILED:

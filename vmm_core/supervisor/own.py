@@ -82,7 +82,9 @@ class OwnGuard(Guard):
         `done(blackout in microseconds, reason)` follows, with a reason if the old process serves on. VmmError when the
         backend does not serve at the moment.
         """
-        if self.state == RESTARTING or self._newcomer is not None or not self.pid:
+        if self._newcomer is not None:
+            raise VmmError(f"the backend of {self.name} is being upgraded already")
+        if self.state == RESTARTING or not self.pid:
             raise VmmError(f"the backend of {self.name} does not serve at the moment (it is {self.shown_state})")
         newcomer, sock = self._begin(True, command)
         self._newcomer, self._may_change = newcomer, True

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vmm_core.vhost.user import Session
     from vmm_core.virtio.device import QueueSetup
 
+BLACKOUT_LIMIT = 2.0  # seconds for each answer of a new backend while the driver waits; none of them takes a disk
+
 
 class RingSet:
     """`queues` is empty until the driver is ready. Methods talk to the session given: WireError."""
@@ -112,8 +114,10 @@ class RingSet:
         for queue in self.queues:
             self._stopped[queue.index] = rings.stop_ring(old, queue.index, limit)
         try:
+            usual, new.timeout = new.timeout, min(new.timeout, BLACKOUT_LIMIT)
             self._inflight = self._new_inflight(new)
             self._set_up(new, features, new_error_fd, again=True)
+            new.timeout = usual
             switch()
         except WireError:
             self._change_inflight(before)

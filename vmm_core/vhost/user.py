@@ -48,8 +48,9 @@ class Session:
     """A connected vhost-user socket after `handshake`. Not thread-safe, except `abort`.
 
     `features` are the backend's virtio features, vhost-user bits included; `protocol` the negotiated protocol features;
-    `max_queues` and `max_regions` what it can hold (None: it did not say). Any answer may have to wait for a slow disk,
-    so limits are long; a backend that `is_stopped` whenever it is looked at is not given as much.
+    `max_queues` and `max_regions` what it can hold (None: it did not say); `timeout` what each ordinary answer gets.
+    Any answer may have to wait for a slow disk, so limits are long; a backend that `is_stopped` whenever it is
+    looked at is not given as much.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Session:
     ) -> None:
         self._connection = Connection(fd)
         self._wanted = PROTOCOL_FEATURES | (wire.bits(wire.LOG_SHMFD) if dirty_log else 0)
-        self._timeout = timeout
+        self.timeout = timeout
         self._is_stopped = is_stopped
         self._owed: list[wire.Message] = []
         self.features = 0
@@ -92,7 +93,7 @@ class Session:
         """Send a request that has no answer of its own; where the peer can, it acknowledges: see `settle`."""
         acknowledged = self.has(wire.REPLY_ACK)
         flags = NEED_REPLY if acknowledged else 0
-        self._connection.send(message.id, flags, message.payload.pack(*values), fds, self._timeout)
+        self._connection.send(message.id, flags, message.payload.pack(*values), fds, self.timeout)
         if acknowledged:
             self._owed.append(message)
             if len(self._owed) >= MAX_UNSETTLED:
@@ -103,7 +104,7 @@ class Session:
         failed = None
         while self._owed:
             message = self._owed.pop(0)
-            (result,), _ = self._answer(message, U64, (0, 0), timeout or self._timeout)
+            (result,), _ = self._answer(message, U64, (0, 0), timeout or self.timeout)
             if result and failed is None:
                 failed = Refused(f"the backend refused {message.name}")
         if failed is not None:
@@ -126,9 +127,9 @@ class Session:
     ) -> tuple[Any, list[int]]:
         """As `call`, and return the answer's descriptors, which are the caller's to close."""
         self.settle()
-        self._connection.send(message.id, 0, message.payload.pack(*values), fds, self._timeout)
+        self._connection.send(message.id, 0, message.payload.pack(*values), fds, self.timeout)
         assert message.reply is not None
-        return self._answer(message, message.reply, message.reply_fds, timeout or self._timeout)
+        return self._answer(message, message.reply, message.reply_fds, timeout or self.timeout)
 
     def read_config(self, size: int) -> bytes:
         """Return the first `size` bytes of configuration space; Refused when the backend has no such thing."""
