@@ -46,7 +46,7 @@ class Spawner:
         self.pid = 0  # of the spawner proper, once it is ready
         self.keeper_pid = 0
         self._keeper_pidfd = self._spawner_pidfd = -1
-        self._closing = False
+        self._closing = self._is_watching_births = False
         self._why_none = ""  # there is no spawner and will not be one
         self._log = LogPipe("spawner", loop)
         self._socket, self._lifeline, self.zygote_pid = zygote.start(kinds, self._log.take_end(), held, seccomp)
@@ -96,8 +96,9 @@ class Spawner:
             close_all(ends.values())
         if reason:
             self._loop.call_soon(lambda: self._fail(identity, reason))
-        else:
-            self._loop.call_later(BIRTH_LIMIT, lambda: self._look_after(backend))
+        elif not self._is_watching_births:
+            self._is_watching_births = True
+            self._loop.call_later(BIRTH_LIMIT, self._look_after_births)
         return backend
 
     def _ask(self, message: Message, fds: list[int]) -> str:
@@ -212,10 +213,12 @@ class Spawner:
             if not backend.namespace_pid:
                 self._fail(identity, reason)
 
-    def _look_after(self, backend: BackendProcess) -> None:
-        """Those that somebody stopped start nobody."""
-        if backend.namespace_pid or backend.end_reason:
+    def _look_after_births(self) -> None:
+        """Helpers that somebody stopped start nobody."""
+        self._is_watching_births = any(not backend.namespace_pid for backend in self.backends())
+        if not self._is_watching_births:
             return
+        self._loop.call_later(BIRTH_LIMIT, self._look_after_births)
         for name, pid, pidfd in (
             ("zygote", self.zygote_pid, self._zygote_pidfd),
             ("keeper", self.keeper_pid, self._keeper_pidfd),
