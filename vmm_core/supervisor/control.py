@@ -69,6 +69,11 @@ class ControlChannel:
             timer = self._loop.call_later(ANSWER_LIMIT, lambda: self._give_up(identity))
             self._waiting[identity] = (done, timer)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a command has neither been answered nor been given up."""
+        return bool(self._waiting)
+
     def close(self) -> None:
         """The backend has ended; idempotent."""
         if self._socket.fileno() >= 0:

@@ -47,7 +47,7 @@ class Guard:
         self._vm = vm
         self._loop = vm.loop
         self._budget = Budget(policy)
-        self._heartbeat = Heartbeat(vm.loop, front)
+        self._heartbeat = Heartbeat(vm.loop, front, self._is_busy)
         self._generation = 0  # of the backend, counted
         self._down_since = 0.0  # 0: it is not down
         self._timer: Timer | None = None
@@ -85,6 +85,10 @@ class Guard:
         self._heartbeat.close()
         if self._timer is not None:
             self._timer.cancel()
+
+    def _is_busy(self) -> bool:
+        """Whether the backend has a command to obey, for which it may have to finish its requests first."""
+        return False
 
     # Having and dropping a backend.
 

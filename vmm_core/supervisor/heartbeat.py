@@ -6,6 +6,7 @@ changed since the last look the backend has to answer a question; a slow disk do
 or stuck does.
 
 While somebody waits for its answer already, nobody can ask: a stopped one is then noticed there (`vhost/user.py`).
+Nor is one asked that has a command to obey, as it may have to finish its requests first; that has a limit of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from vmm_core.loop import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmm_core.loop import EventLoop, Timer
     from vmm_core.vhost.device import VhostUserDevice
 
@@ -25,11 +28,15 @@ ANSWER_LIMIT = 2.0  # seconds for the answer
 
 
 class Heartbeat:
-    """Watches one device; for the event loop's thread. What is found goes through `VhostUserDevice.ping`."""
+    """Watches one device; for the event loop's thread. What is found goes through `VhostUserDevice.ping`.
 
-    def __init__(self, loop: EventLoop, front: VhostUserDevice) -> None:
+    `is_busy()`: the backend has a command to obey.
+    """
+
+    def __init__(self, loop: EventLoop, front: VhostUserDevice, is_busy: Callable[[], bool]) -> None:
         self._loop = loop
         self._front = front
+        self._is_busy = is_busy
         self._watched: list[int] = []
         self._timer: Timer | None = None
         self._last = b""
@@ -70,5 +77,5 @@ class Heartbeat:
             return
         self._last = now
         self._timer = self._loop.call_later(PERIOD, self._look)
-        if now == last:
+        if now == last and not self._is_busy():
             start_new_thread(self._front.ping, (ANSWER_LIMIT,))

@@ -76,6 +76,9 @@ class OwnGuard(Guard):
             command, arguments, lambda answer, reason: done(answer, "" if reason == control.GONE else reason)
         )
 
+    def _is_busy(self) -> bool:
+        return self.process is not None and self.process.control.is_waiting
+
     def upgrade(self, done: Report, command: str = "") -> None:
         """Start a process of the code on disk beside the present one, and hand the device over to it.
 
