@@ -197,8 +197,8 @@ class VhostUserDevice(VirtioDevice):
 
     @property
     def is_served(self) -> bool:
-        """Whether a backend has been greeted that is not lost."""
-        return self._link.established() is not None
+        """Whether there is a backend that is not lost; it may wait for somebody who needs it."""
+        return self._link.is_attached
 
     @property
     def was_ready(self) -> bool:

@@ -174,6 +174,12 @@ class BackendLink:
         with self._state_lock:
             return self._session if not self._reason and not self._lost and self._incoming < 0 else None
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether there is a backend, greeted or not, that is not lost. From any thread."""
+        with self._state_lock:
+            return not self._reason and not self._lost and (self._session is not None or self._incoming >= 0)
+
     def ready(self) -> Session:
         """Return the session, waiting for the backend and greeting it if it is new; DeviceBroken if there is none."""
         while True:
@@ -246,9 +252,7 @@ class BackendLink:
             session.handshake(peer_fd)
             self._check(session)
             with self.lock:
-                old = self.established()
-                if old is None:
-                    raise WireError("the old backend does not serve at the moment")
+                old = self.ready()  # nobody may have needed it yet
                 hand_over(old, session, lambda: self._switch(old, session, channel))
         except BaseException as error:
             if self._session is session:
