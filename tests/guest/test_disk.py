@@ -94,6 +94,7 @@ def test_a_disk_on_its_own_iothread_works_like_any_other(disk_plan: Plan) -> Non
         assert guest.power_off() == 0
 
 
+@pytest.mark.rig
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_ten_minutes_of_mixed_load_lose_no_interrupt(disk_plan: Plan) -> None:

@@ -14,7 +14,7 @@ from tests.guest.harness import Plan, start
 
 WATCH = 2.0  # seconds in which nobody may wake
 SETTLE = 40.0  # seconds for what the guest's kernel still writes
-WEIGHTS = {"keeper": 8, "spawner": 8, "blk:blk0": 16}  # MiB of PSS at most, guest memory apart
+WEIGHTS = {"zygote": 8, "keeper": 8, "spawner": 8, "blk:blk0": 16}  # MiB of PSS at most, guest memory apart
 
 
 def switches(core: psutil.Process) -> dict[Path, int]:
@@ -41,6 +41,7 @@ def own_memory(pid: int) -> float:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root may read the PSS of a sandboxed process")
+@pytest.mark.rig
 def test_nobody_wakes_while_the_guest_is_idle(disk_plan: Plan) -> None:
     with start(disk_plan) as guest:
         guest.wait_ready().console.check("dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null; sync")

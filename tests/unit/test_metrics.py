@@ -342,3 +342,9 @@ def test_units() -> None:
         "5120.0 GiB",
     ]
     assert [top.duration(value) for value in (None, 16e-6, 2e-3, 1.5)] == ["-", "16 us", "2.0 ms", "1.5 s"]
+
+
+@pytest.mark.parametrize("text", ["nan", "-1", "0", "inf", "1e9"])
+def test_an_interval_that_is_none_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="from 0.1 to 3600 seconds"):
+        exporter.interval(text)

@@ -23,7 +23,7 @@ import msgspec
 import zmq
 
 from vmm_core.errors import VmmError
-from vmm_core.metrics.exporter import add_choice, places
+from vmm_core.metrics.exporter import add_choice, interval, places
 from vmm_core.metrics.readings import REQUEST, SIZE_LIMIT
 
 LOOK_AROUND = 1.0  # seconds between looks at the run directory
@@ -199,7 +199,7 @@ def run(arguments: Sequence[str]) -> int:
         prog="stratovirt-events", description="What happens to virtual machines, as it happens.", allow_abbrev=False
     )
     parser.add_argument("--publish", metavar="ENDPOINT", help="ipc:///PATH or tcp://127.0.0.1:PORT; default: print")
-    parser.add_argument("--statistics", type=float, default=0.0, metavar="SECONDS", help="also what they use, so often")
+    parser.add_argument("--statistics", type=interval, default=0.0, metavar="SECONDS", help="also what they use, so often")
     add_choice(parser)
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -157,6 +157,14 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qmp", default="", metavar="PATH", help="the monitor of one VM, wherever it is")
 
 
+def interval(text: str) -> float:
+    """The value of an option: seconds between readings."""
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0.1 to 3600 seconds")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stratovirt-exporter", description="Metrics of virtual machines for Prometheus.", allow_abbrev=False

@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from vmm_core.errors import VmmError
-from vmm_core.metrics.exporter import add_choice, places
+from vmm_core.metrics.exporter import add_choice, interval, places
 from vmm_core.metrics.rates import CORE, RUNNING, Row, rows, silent
 from vmm_core.metrics.readings import Reading, ReadingError, read_all
 
@@ -198,17 +198,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--once", action="store_true", help="show one reading and end")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each reading")
     parser.add_argument(
-        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="between readings; default 1"
+        "--interval", type=interval, default=1.0, metavar="SECONDS", help="between readings; default 1"
     )
     add_choice(parser)
     return parser
-
-
-def _interval(text: str) -> float:
-    value = float(text)
-    if not 0.1 <= value <= 3600:
-        raise argparse.ArgumentTypeError("from 0.1 to 3600 seconds")
-    return value
 
 
 if __name__ == "__main__":
