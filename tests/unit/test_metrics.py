@@ -346,5 +346,5 @@ def test_units() -> None:
 
 @pytest.mark.parametrize("text", ["nan", "-1", "0", "inf", "1e9"])
 def test_an_interval_that_is_none_is_refused_with_what_is_allowed(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="from 0.1 to 3600 seconds"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"from 0\.1 to 3600 seconds"):
         exporter.interval(text)

@@ -199,7 +199,7 @@ def run(arguments: Sequence[str]) -> int:
         prog="stratovirt-events", description="What happens to virtual machines, as it happens.", allow_abbrev=False
     )
     parser.add_argument("--publish", metavar="ENDPOINT", help="ipc:///PATH or tcp://127.0.0.1:PORT; default: print")
-    parser.add_argument("--statistics", type=interval, default=0.0, metavar="SECONDS", help="also what they use, so often")
+    parser.add_argument("--statistics", type=interval, default=0.0, metavar="SECONDS", help="what they use, so often")
     add_choice(parser)
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
