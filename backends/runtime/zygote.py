@@ -24,6 +24,7 @@ from ipc.confine._seccomp import lib as processes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PID_DIGITS = 20
 POLICY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spawner.policy")
 
 
@@ -49,26 +50,36 @@ def main(control: int, lifeline: int, kinds: list[str], filtered: bool) -> int:
         keeper.Keeper(sock, lifeline, lambda: spawner.Spawner(sock, loaded, process_class, missing).run()).run()
 
     births = Births()
-    while _bear(keep):
-        os.wait()
+    while pid := _bear(keep):
+        while os.wait()[0] != pid:
+            pass  # without a PID namespace a dead keeper's children live on, as ours
         while pause := births.wait():
             sleep(pause)
     return 1
 
 
-def _bear(keep: Callable[[list[str]], None]) -> bool:
-    """A keeper in namespaces of its own; False when it could not be made.
+def _bear(keep: Callable[[list[str]], None]) -> int:
+    """A keeper in namespaces of its own: its process id; 0 when it could not be made.
 
     Whoever makes a PID namespace cannot make a second one, so that is done by a process which is good for nothing else.
     """
+    told, teller = os.pipe()
     parent = os.fork()
     if parent:
-        return os.waitpid(parent, 0)[1] == 0
+        os.close(teller)
+        os.waitpid(parent, 0)
+        pid = int(os.read(told, PID_DIGITS) or 0)
+        os.close(told)
+        return pid
     status = 1
     try:
         missing = sandbox.share_namespaces()
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
+            os.close(told)
+            os.close(teller)
             keep(missing)
+        os.write(teller, b"%d" % pid)
         status = 0
     except OSError as error:
         sys.stderr.write(f"there can be no keeper: {error.strerror}\n")

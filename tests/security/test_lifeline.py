@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.deadlines import Deadline
 from tests.security.cell import gone_within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 PROGRAM = Path(__file__).with_name("core_program.py")
 
@@ -22,13 +23,17 @@ PROGRAM = Path(__file__).with_name("core_program.py")
 class Core:
     """A core in a process of its own, and pidfds of all that belongs to it."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, within: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*within, sys.executable, str(PROGRAM), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout is not None
-        words = self.process.stdout.readline().split("\t")
-        self.zygote, self.keeper, self.spawner, *self.backends = (int(word) for word in words)
+        words = self.process.stdout.readline().rstrip("\n").split("\t")
+        self.zygote, self.keeper, self.spawner, *self.backends = (int(word) for word in words if word.isdigit())
+        self.missing = [word for word in words if not word.isdigit()]
         everybody = (self.zygote, self.keeper, self.spawner, *self.backends)
         self.pidfds = {pid: os.pidfd_open(pid) for pid in everybody}
 
@@ -92,3 +97,50 @@ def test_backends_end_with_the_core_when_a_helper_is_dead(core: Core, helper: st
 def test_the_keepers_end_is_the_end_of_its_namespace(core: Core) -> None:
     os.kill(core.keeper, signal.SIGKILL)
     assert gone_within([core.pidfds[pid] for pid in (core.keeper, core.spawner, *core.backends)], 1.0)
+
+
+WITHOUT_PID_NAMESPACES = ("unshare", "--user", "--map-root-user", "sh", "-c")
+NO_MORE = 'echo 0 >/proc/sys/user/max_pid_namespaces && exec "$@"'
+
+
+def test_without_a_pid_namespace_only_a_keepers_death_makes_another_keeper() -> None:
+    core = Core("1", within=(*WITHOUT_PID_NAMESPACES, NO_MORE, "sh"))
+    try:
+        assert any("PID namespace" in line for line in core.missing)
+        os.kill(core.keeper, signal.SIGKILL)
+        until(lambda: core.keeper not in children(core.zygote) and settled(core.zygote))
+        before = keepers(core.zygote)
+        assert len(before) == 1
+        assert core.spawner in children(core.zygote)  # which has outlived its keeper
+        os.kill(core.spawner, signal.SIGKILL)
+        until(lambda: core.spawner not in children(core.zygote) and settled(core.zygote))
+        assert keepers(core.zygote) == before
+    finally:
+        core.close()
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def keepers(zygote: int) -> list[int]:
+    return [pid for pid in children(zygote) if name_of(pid) == "keeper"]
+
+
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def settled(zygote: int) -> bool:
+    """Whether it waits, and not for one that is to make a keeper."""
+    waits = Path(f"/proc/{zygote}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+    return waits and "zygote" not in [name_of(pid) for pid in children(zygote)]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = Deadline(20)
+    while not condition():
+        assert deadline.left() > 0
